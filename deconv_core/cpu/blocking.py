@@ -1,0 +1,224 @@
+"""How a pass is cut into blocks, packed and spread over tasks: by shape alone, never by threads.
+
+A *block* is a run of rows of one image, or several whole small images. Its source is packed once,
+as phase planes with a zero halo, so that every tap of every output position is one constant offset
+away and positions run densely through rows and images. A *unit* is one register tile's share of
+the result channels. A *task* is a block with a range of units.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from ..geometry import ConvGeometry, Sweep, adjoint_sweep, ceil_div, forward_sweep
+from .config import (
+    BLOCK_POSITIONS,
+    LANES_BYTES,
+    MACHINE,
+    MAX_CHUNKS,
+    MIN_TASKS,
+    PACK_BYTES,
+    PARTIAL_BYTES,
+)
+
+_FIELDS = (
+    "groups source_channels result_channels source_h source_w result_h result_w "  # per group
+    "read_stride_h read_stride_w read_base_h read_base_w "
+    "write_stride_h write_stride_w write_base_h write_base_w "
+    "batch rows columns reach_h reach_w "  # positions of one image, halo
+    "images block_rows row_blocks blocks splits chunks "
+    "pitch image_rows packed_rows phase_plane plane positions "  # packed source, in elements
+    "panel_pitch packed_size panel_size "
+    "kernel w_lane w_channel streams tile_size lanes_size unit_run"  # weights and their sums
+).split()
+PLAN = np.dtype([(name, np.int64) for name in _FIELDS])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a pass's kernel needs besides the arrays.
+
+    Attributes
+    ----------
+    numbers : structured array of one `PLAN` record
+    taps : int64 (n,), offset of each tap into the packed source, write phase by write phase
+    tap_kernel : int64 (n,), position of each tap in the (kh * kw) kernel
+    phase_at : int64 (phases + 1,), where each write phase's taps begin
+    units : int64 (n, 6), of each unit the group, first lane, lanes, where its weights (or sums)
+        begin, the vectors (or streams) of its tile, and how many weights (or sums) it has
+    weight_size, scratch_size : elements of all units' weights, and of one worker's workspace
+    """
+
+    numbers: np.ndarray
+    taps: np.ndarray
+    tap_kernel: np.ndarray
+    phase_at: np.ndarray
+    units: np.ndarray
+    weight_size: int
+    scratch_size: int
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks there are to share among threads."""
+        p = self.numbers[0]
+        return int((p["chunks"] or p["blocks"]) * p["splits"])
+
+
+def tiles(lanes: int, table: tuple[tuple[int, int], ...]) -> list[tuple[int, int, int]]:
+    """Cut `lanes` into tiles (first, lanes, vectors or streams), the largest first."""
+    tiles, first = [], 0
+    while first < lanes:
+        count, across = next(tile for tile in table if tile[0] <= lanes - first)
+        tiles.append((first, count, across))
+        first += count
+    return tiles
+
+
+def _line_stride(elements: int, itemsize: int) -> int:
+    """Round up to an odd number of cache lines: planes then never fight for the same cache sets."""
+    line = 64 // itemsize
+    return (ceil_div(elements, line) | 1) * line
+
+
+def _block(rows: Sweep, columns: Sweep, batch: int, column_bytes: int, tasks: int) -> dict[str, int]:
+    """Choose images and rows per block, and the packed layout that follows.
+
+    `column_bytes` is what one packed position costs over all channels and phases; blocks are cut
+    further, down to where the halo would be most of the work, until there are `tasks` of them.
+    """
+    pitch = columns.count + columns.reach - columns.overlap
+    image_rows = rows.count + rows.reach - rows.overlap
+    room = min(BLOCK_POSITIONS, PACK_BYTES // column_bytes) // pitch  # packed rows
+    images, row_blocks = 1, 1
+    if room >= 2 * image_rows:
+        images = max(1, min(room // image_rows, batch // tasks))
+    if images == 1:
+        least = max(4 * rows.reach, ceil_div(128, pitch))
+        wanted = min(ceil_div(tasks, max(1, batch)), max(1, rows.count // least))
+        row_blocks = max(wanted, ceil_div(rows.count, max(1, room - rows.reach)))
+    block_rows = ceil_div(rows.count, row_blocks)
+    row_blocks = ceil_div(rows.count, block_rows)
+    if images == 1:
+        image_rows = block_rows + rows.reach
+    packed_rows = (images - 1) * image_rows + block_rows + rows.reach
+    return {
+        "pitch": pitch,
+        "images": images,
+        "block_rows": block_rows,
+        "row_blocks": row_blocks,
+        "blocks": ceil_div(batch, images) * row_blocks,
+        "image_rows": image_rows,
+        "packed_rows": packed_rows,
+        "phase_plane": packed_rows * pitch,
+        "positions": ((images - 1) * image_rows + block_rows) * pitch,
+    }
+
+
+def _taps(rows: Sweep, columns: Sweep, layout: dict[str, int]) -> tuple[np.ndarray, ...]:
+    """Return the taps' offsets and kernel positions, sorted by write phase, and the phases' starts."""
+    found: list[list[tuple[int, int]]] = [
+        [] for _ in range(rows.write_stride * columns.write_stride)
+    ]
+    for i, (write_h, read_h, offset_h) in enumerate(rows.taps):
+        for j, (write_w, read_w, offset_w) in enumerate(columns.taps):
+            phase = read_h * columns.read_stride + read_w
+            offset = phase * layout["phase_plane"] + offset_h * layout["pitch"] + offset_w
+            write = write_h * columns.write_stride + write_w
+            found[write].append((offset, i * len(columns.taps) + j))
+    flat = [tap for taps in found for tap in taps]
+    starts = np.cumsum([0] + [len(taps) for taps in found])
+    offsets, kernel = np.array(flat, np.int64).reshape(-1, 2).T
+    return np.ascontiguousarray(offsets), np.ascontiguousarray(kernel), starts.astype(np.int64)
+
+
+def _common(
+    geometry: ConvGeometry,
+    rows: Sweep,
+    columns: Sweep,
+    channels: tuple[int, int],
+    itemsize: int,
+    tasks: int,
+) -> dict[str, int]:
+    """Return the fields that every pass fills alike; `source` and `result` are channels."""
+    phases = rows.read_stride * columns.read_stride
+    source, result = (count // geometry.groups for count in channels)
+    layout = _block(rows, columns, geometry.batch, source * phases * itemsize, tasks)
+    plane = _line_stride(phases * layout["phase_plane"] + columns.reach, itemsize)
+    widest = MACHINE.vector_bytes // itemsize * max(v for _, v in MACHINE.spread)
+    numbers = dict.fromkeys(_FIELDS, 0) | layout
+    numbers |= {
+        "groups": geometry.groups, "source_channels": source, "result_channels": result,
+        "batch": geometry.batch, "rows": rows.count, "columns": columns.count,
+        "reach_h": rows.reach, "reach_w": columns.reach,
+        "plane": plane, "kernel": geometry.rows.kernel * geometry.cols.kernel,
+        "packed_size": _line_stride(source * plane + widest + columns.reach, itemsize),
+    }  # fmt: skip
+    for name, axis in (("h", rows), ("w", columns)):
+        for field in ("read_stride", "read_base", "write_stride", "write_base"):
+            numbers[f"{field}_{name}"] = getattr(axis, field)
+        numbers[f"source_{name}"], numbers[f"result_{name}"] = axis.source, axis.result
+    return numbers
+
+
+def _finish(numbers: dict[str, int], taps: tuple[np.ndarray, ...], units: list, size: int) -> Plan:
+    """Freeze the fields into a plan; `units` hold (group, first, lanes, weight offset)."""
+    parts = numbers["chunks"] or numbers["blocks"]
+    numbers["splits"] = min(len(units), ceil_div(MIN_TASKS, max(1, parts)))
+    record = np.zeros(1, PLAN)
+    for name, value in numbers.items():
+        record[name] = value
+    scratch = numbers["packed_size"] + numbers["panel_size"]
+    return Plan(record, *taps, np.array(units, np.int64).reshape(-1, 6), size, scratch)
+
+
+@lru_cache(maxsize=512)
+def spread_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Plan:
+    """Plan a convolution's forward pass or, with `adjoint`, its input gradient."""
+    sweep = adjoint_sweep if adjoint else forward_sweep
+    rows, columns = sweep(geometry.rows), sweep(geometry.cols)
+    channels = geometry.in_channels, geometry.out_channels
+    numbers = _common(
+        geometry, rows, columns, channels[::-1] if adjoint else channels, itemsize, MIN_TASKS
+    )
+    kernel, inner = numbers["kernel"], geometry.weight_shape[1] * numbers["kernel"]
+    numbers["w_lane"], numbers["w_channel"] = (kernel, inner) if adjoint else (inner, kernel)
+    units, at = [], 0
+    for group in range(geometry.groups):
+        for first, lanes, vectors in tiles(numbers["result_channels"], MACHINE.spread):
+            size = lanes * numbers["source_channels"] * kernel
+            units.append((group, first, lanes, at, vectors, size))
+            at += size
+    widest = MACHINE.vector_bytes // itemsize * max(v for _, v in MACHINE.spread)
+    numbers["panel_pitch"] = _line_stride(numbers["positions"] + widest, itemsize)
+    most = min(MACHINE.spread[0][0], numbers["result_channels"])
+    numbers["panel_size"] = numbers["panel_pitch"] * most * columns.write_stride
+    return _finish(numbers, _taps(rows, columns, numbers), units, at)
+
+
+@lru_cache(maxsize=512)
+def dot_plan(geometry: ConvGeometry, itemsize: int) -> Plan:
+    """Plan a weight gradient: its source is the convolution's input, its lanes the output's."""
+    rows, columns = forward_sweep(geometry.rows), forward_sweep(geometry.cols)
+    channels = geometry.in_channels, geometry.out_channels
+    numbers = _common(geometry, rows, columns, channels, itemsize, 1)
+    width = MACHINE.vector_bytes // itemsize
+    streams = numbers["source_channels"] * numbers["kernel"]
+    tile = max(ceil_div(lanes * across, width) * width for lanes, across in MACHINE.dot)
+    units, at = [], 0
+    for group in range(geometry.groups):
+        for first, lanes, across in tiles(numbers["result_channels"], MACHINE.dot):
+            size = ceil_div(streams, across) * tile
+            units.append((group, first, lanes, at, across, size))
+            at += size
+    numbers["streams"], numbers["tile_size"] = max(across for _, across in MACHINE.dot), tile
+    numbers["panel_pitch"] = _line_stride(ceil_div(numbers["positions"], width) * width, itemsize)
+    numbers["lanes_size"] = numbers["panel_pitch"] * MACHINE.dot[0][0]
+    run = LANES_BYTES // (numbers["lanes_size"] * itemsize)
+    numbers["unit_run"] = max(1, min(run, numbers["result_channels"] // MACHINE.dot[0][0]))
+    numbers["panel_size"] = numbers["lanes_size"] * numbers["unit_run"]
+    most = max(1, min(MAX_CHUNKS, PARTIAL_BYTES // (at * itemsize)))
+    numbers["chunks"] = min(most, numbers["blocks"])
+    return _finish(numbers, _taps(rows, columns, numbers), units, at)

@@ -1,0 +1,58 @@
+"""The host's vectors, and every tile and block size: one table per machine family.
+
+A tile is `lanes` scalars by `vectors` vectors of accumulators. They, the vectors of one operand and
+one scalar of the other must fit the registers, and there must be enough of them to hide the latency
+of a multiply-add (4 cycles, 2 a cycle): from 8 to 24 on 32 registers, 8 to 12 on 16.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import llvmlite.binding as llvm
+from numba import config
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Vector width in bytes, and the tiles that keep its registers full.
+
+    Attributes
+    ----------
+    spread : (lanes, vectors) pairs for `tile.spread`, largest first; ends with one lane
+    dot : (lanes, vectors) pairs for `tile.dot`, largest first; ends with one lane
+    """
+
+    vector_bytes: int
+    spread: tuple[tuple[int, int], ...]
+    dot: tuple[tuple[int, int], ...]
+
+
+_FAMILIES = {
+    "avx512": Machine(64, ((8, 3), (4, 6), (3, 6), (2, 8), (1, 8)), ((4, 6), (3, 6), (2, 8), (1, 8))),
+    "avx2": Machine(32, ((4, 3), (3, 3), (2, 4), (1, 6)), ((3, 4), (2, 4), (1, 6))),
+    "vector128": Machine(16, ((4, 3), (3, 3), (2, 4), (1, 6)), ((3, 4), (2, 4), (1, 6))),
+}
+
+
+def _host_family() -> str:
+    """Return the name of the family whose instructions Numba will generate."""
+    if config.CPU_NAME or config.CPU_FEATURES:
+        text = config.CPU_FEATURES or ""
+        features = {name: f"+{name}" in text.split(",") for name in ("avx512f", "avx2")}
+    else:
+        features = dict(llvm.get_host_cpu_features())
+    if features.get("avx512f"):
+        return "avx512"
+    return "avx2" if features.get("avx2") else "vector128"
+
+
+FAMILY = _host_family()
+MACHINE = _FAMILIES[FAMILY]
+
+PACK_BYTES = 1 << 19  # packed source of one block: half of a common second-level cache
+LANES_BYTES = 3 << 13  # a weight gradient's lanes: half of a common first-level cache
+BLOCK_POSITIONS = 2048  # output positions of one block: its panel stays in cache too
+MIN_TASKS = 8  # blocks are cut smaller until there are so many, whatever the number of threads
+PARTIAL_BYTES = 1 << 25  # partial sums of a weight gradient
+MAX_CHUNKS = 32

@@ -1,0 +1,201 @@
+"""The three convolution kernels: forward, input gradient (a transposed forward), weight gradient.
+
+Each is a plan (blocking.py), then tasks that pack a block (pack.py) and run register tiles over it
+(tile.py). Workers take tasks in a fixed pattern and every element of the result has one writer, so
+the bits do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numba import prange
+
+from ..geometry import ConvGeometry
+from ..memory import empty
+from .arrays import flat
+from .blocking import Plan, dot_plan, spread_plan
+from .config import MACHINE
+from .jit import kernel
+from .pack import pack_lanes, pack_source, pack_weights, unpack
+from .tile import dot, spread
+
+_VECTOR_BYTES = MACHINE.vector_bytes
+
+
+@kernel
+def _spread_task(task, x, weights, bias, y, p, taps, phase_at, units, scratch):  # type: ignore[no-untyped-def]
+    """Run one block's range of units."""
+    block, split = task // p.splits, task % p.splits
+    image = block // p.row_blocks * p.images
+    row = block % p.row_blocks * p.block_rows
+    packed, panel = scratch[: p.packed_size], scratch[p.packed_size :]
+    width = _VECTOR_BYTES // x.itemsize
+    count = units.shape[0]
+    packed_group = -1
+    for u in range(split * count // p.splits, (split + 1) * count // p.splits):
+        group, first, lanes, at = units[u, 0], units[u, 1], units[u, 2], units[u, 3]
+        step = units[u, 4] * width
+        if group != packed_group:
+            pack_source(x, packed, p, image, row, group)
+            packed_group = group
+        for phase in range(phase_at.size - 1):
+            phase_w = phase % p.write_stride_w
+            for q in range(0, p.positions, step):
+                spread(
+                    lanes, weights, at, packed, q, p.plane, p.source_channels,
+                    taps, phase_at[phase], phase_at[phase + 1],
+                    panel, phase_w * lanes * p.panel_pitch + q, p.panel_pitch,
+                )  # fmt: skip
+            at += lanes * p.source_channels * (phase_at[phase + 1] - phase_at[phase])
+            if phase_w == p.write_stride_w - 1:
+                unpack(
+                    panel, lanes * p.panel_pitch, y, p, image, row,
+                    group * p.result_channels + first, lanes, phase // p.write_stride_w, bias,
+                )  # fmt: skip
+
+
+@kernel(parallel=True)
+def _spread_pass(x, w, bias, y, plan, taps, tap_kernel, phase_at, units, weights, scratch):  # type: ignore[no-untyped-def]
+    """Pack the weights, then run all tasks; row i of `scratch` is worker i's."""
+    for u in prange(units.shape[0]):
+        pack_weights(
+            w, weights, plan[0], taps, tap_kernel, phase_at,
+            units[u, 0], units[u, 1], units[u, 2], units[u, 3],
+        )  # fmt: skip
+    workers = scratch.shape[0]
+    tasks = plan[0].blocks * plan[0].splits
+    for worker in prange(workers):
+        for task in range(worker, tasks, workers):
+            _spread_task(
+                task, x, weights, bias, y, plan[0], taps, phase_at, units, scratch[worker]
+            )
+
+
+@kernel
+def _dot_task(task, x, dy, partial, p, taps, units, scratch):  # type: ignore[no-untyped-def]
+    """Add up one chunk of blocks, for a range of units, in `partial`."""
+    chunk, split = task // p.splits, task % p.splits
+    packed, panel = scratch[: p.packed_size], scratch[p.packed_size :]
+    streams = p.source_channels * p.kernel
+    offsets = np.empty(streams + p.streams, np.int64)
+    for stream in range(offsets.size):  # those beyond the last repeat it and are dropped
+        channel, tap = divmod(min(stream, streams - 1), p.kernel)
+        offsets[stream] = channel * p.plane + taps[tap]
+    width = _VECTOR_BYTES // x.itemsize
+    length = (p.positions + width - 1) // width * width
+    sums = partial[chunk]
+    begin = split * units.shape[0] // p.splits
+    end = (split + 1) * units.shape[0] // p.splits
+    sums[units[begin, 3] : units[end - 1, 3] + units[end - 1, 5]] = 0
+    for block in range(chunk * p.blocks // p.chunks, (chunk + 1) * p.blocks // p.chunks):
+        image = block // p.row_blocks * p.images
+        row = block % p.row_blocks * p.block_rows
+        packed_group = -1
+        first = begin
+        while first < end:  # a run of like units, whose panels stay in the nearest cache
+            group, lanes, step = units[first, 0], units[first, 2], units[first, 4]
+            last = first
+            while (
+                last < min(end, first + p.unit_run)
+                and units[last, 0] == group
+                and units[last, 2] == lanes
+            ):
+                at = (last - first) * p.lanes_size
+                pack_lanes(dy, panel[at:], p, image, row, group, units[last, 1], lanes)
+                last += 1
+            if group != packed_group:
+                pack_source(x, packed, p, image, row, group)
+                packed_group = group
+            for tile in range((streams + step - 1) // step):
+                for u in range(first, last):
+                    dot(
+                        lanes, panel, (u - first) * p.lanes_size, p.panel_pitch, packed, offsets,
+                        tile * step, length, sums, units[u, 3] + tile * p.tile_size,
+                    )  # fmt: skip
+            first = last
+
+
+@kernel
+def _write_unit(dw, sums, p, units, u):  # type: ignore[no-untyped-def]
+    """Write one unit's sums, which lie tile by tile, into the weight gradient."""
+    streams = p.source_channels * p.kernel
+    group, first, lanes, at, step = units[u, 0], units[u, 1], units[u, 2], units[u, 3], units[u, 4]
+    base = (group * p.result_channels + first) * streams
+    for stream in range(0, streams, step):
+        for lane in range(lanes):
+            for j in range(min(step, streams - stream)):
+                dw[base + lane * streams + stream + j] = sums[at + lane * step + j]
+        at += p.tile_size
+
+
+@kernel
+def _add_chunks(partial, first, last):  # type: ignore[no-untyped-def]
+    """Add all rows of `partial` to the first, in their order, over a range of columns."""
+    total = partial[0, first:last]
+    for chunk in range(1, partial.shape[0]):
+        row = partial[chunk, first:last]
+        for i in range(total.size):
+            total[i] += row[i]
+
+
+@kernel(parallel=True)
+def _dot_pass(x, dy, dw, plan, taps, units, partial, scratch):  # type: ignore[no-untyped-def]
+    """Run all tasks, then add the chunks up in their order."""
+    workers = scratch.shape[0]
+    tasks = plan[0].chunks * plan[0].splits
+    for worker in prange(workers):
+        for task in range(worker, tasks, workers):
+            _dot_task(task, x, dy, partial, plan[0], taps, units, scratch[worker])
+    for u in prange(units.shape[0]):
+        _add_chunks(partial, units[u, 3], units[u, 3] + units[u, 5])
+        _write_unit(dw, partial[0], plan[0], units, u)
+
+
+def _workspace(plan: Plan, dtype: np.dtype) -> np.ndarray:
+    """Return one row of scratch memory for each worker."""
+    return empty((min(numba.get_num_threads(), plan.tasks), plan.scratch_size), dtype)
+
+
+def _run_spread(
+    x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, plan: Plan
+) -> np.ndarray:
+    """Launch a forward pass or an input gradient into `y`."""
+    if y.size:
+        _spread_pass(
+            flat(x), flat(w), np.empty(0, x.dtype) if bias is None else flat(bias),
+            y.reshape(-1), plan.numbers, plan.taps, plan.tap_kernel, plan.phase_at, plan.units,
+            empty(plan.weight_size, x.dtype), _workspace(plan, x.dtype),
+        )  # fmt: skip
+    return y
+
+
+def conv_forward(
+    x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, geometry: ConvGeometry
+) -> np.ndarray:
+    """Return the convolution of `x` with `w`."""
+    plan = spread_plan(geometry, False, x.itemsize)
+    return _run_spread(x, w, bias, empty(geometry.output_shape, x.dtype), plan)
+
+
+def conv_input_grad(
+    dy: np.ndarray, w: np.ndarray, bias: np.ndarray | None, geometry: ConvGeometry
+) -> np.ndarray:
+    """Return the adjoint of the convolution: its input gradient, a transposed one's forward."""
+    plan = spread_plan(geometry, True, dy.itemsize)
+    return _run_spread(dy, w, bias, empty(geometry.input_shape, dy.dtype), plan)
+
+
+def conv_weight_grad(x: np.ndarray, dy: np.ndarray, geometry: ConvGeometry) -> np.ndarray:
+    """Return the gradient of the convolution to its weight."""
+    dw = empty(geometry.weight_shape, x.dtype)
+    if not geometry.batch:
+        dw.fill(0)
+        return dw
+    plan = dot_plan(geometry, x.itemsize)
+    partial = empty((int(plan.numbers["chunks"][0]), plan.weight_size), x.dtype)
+    _dot_pass(
+        flat(x), flat(dy), dw.reshape(-1), plan.numbers, plan.taps, plan.units,
+        partial, _workspace(plan, x.dtype),
+    )  # fmt: skip
+    return dw

@@ -1,0 +1,140 @@
+"""Vector instructions for Numba kernels: what the tiles and the row movers are written in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils
+
+from .config import MACHINE
+
+INDEX = ir.IntType(64)
+I32 = ir.IntType(32)
+
+
+class Emitter:
+    """Vector instructions for one element type."""
+
+    def __init__(self, context: Any, builder: Any, element: Any) -> None:
+        self.context, self.builder = context, builder
+        self.size = element.bitwidth // 8
+        self.width = MACHINE.vector_bytes // self.size
+        self.vector = ir.VectorType(context.get_value_type(element), self.width)
+        self.zero = ir.Constant(self.vector, [0.0] * self.width)
+        self.fma = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(self.vector, [self.vector] * 3),
+            f"llvm.fmuladd.v{self.width}f{element.bitwidth}",
+        )
+
+    def pointer(self, array_type: Any, array: Any, offset: Any) -> Any:
+        """Return the address of element `offset` of an array argument."""
+        data = self.context.make_array(array_type)(self.context, self.builder, array).data
+        return self.step(data, offset)
+
+    def step(self, pointer: Any, offset: Any) -> Any:
+        """Return `pointer` moved by `offset` elements."""
+        if isinstance(offset, int):
+            offset = ir.Constant(INDEX, offset)
+        return self.builder.gep(pointer, [offset])
+
+    def load(self, pointer: Any) -> Any:
+        """Load a vector, however aligned."""
+        address = self.builder.bitcast(pointer, self.vector.as_pointer())
+        return self.builder.load(address, align=self.size)
+
+    def store(self, value: Any, pointer: Any) -> None:
+        """Store a vector, however aligned."""
+        address = self.builder.bitcast(pointer, self.vector.as_pointer())
+        self.builder.store(value, address, align=self.size)
+
+    def broadcast(self, scalar: Any) -> Any:
+        """Return a vector of copies of `scalar`."""
+        undefined = ir.Constant(self.vector, ir.Undefined)
+        first = self.builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
+        return self.shuffle(first, undefined, [0] * self.width)
+
+    def shuffle(self, x: Any, y: Any, mask: list[int]) -> Any:
+        """Return the elements of x and y, taken as one list, that `mask` names."""
+        mask_type = ir.VectorType(I32, len(mask))
+        return self.builder.shuffle_vector(x, y, ir.Constant(mask_type, mask))
+
+    def accumulators(self, rows: int, columns: int) -> list[list[Any]]:
+        """Return zeroed accumulators; LLVM keeps them in registers."""
+        return [
+            [cgutils.alloca_once_value(self.builder, self.zero) for _ in range(columns)]
+            for _ in range(rows)
+        ]
+
+    def multiply_add(self, a: Any, b: Any, accumulator: Any) -> None:
+        """Add a * b to an accumulator."""
+        total = self.builder.call(self.fma, [a, b, self.builder.load(accumulator)])
+        self.builder.store(total, accumulator)
+
+    def sums(self, vectors: list[Any]) -> Any:
+        """Return a vector whose element i is the sum of the elements of ``vectors[i]``.
+
+        A tree: each level halves both the vectors and the elements that each sum is spread over.
+        """
+        width, names = self.width, [[i] for i in range(self.width)]
+        vectors = vectors + [self.zero] * (width - len(vectors))
+        spread = width
+        while len(vectors) > 1:
+            half, pairs = spread // 2, len(vectors) // 2
+            low: list[int] = []
+            for start in range(0, width, spread):
+                low += [start + i for i in range(half)] + [width + start + i for i in range(half)]
+            high = [i + half for i in low]
+            vectors = [
+                self.builder.fadd(
+                    self.shuffle(vectors[i], vectors[i + pairs], low),
+                    self.shuffle(vectors[i], vectors[i + pairs], high),
+                )
+                for i in range(pairs)
+            ]
+            names = [
+                [n for both in zip(names[i], names[i + pairs], strict=True) for n in both]
+                for i in range(pairs)
+            ]
+            spread = half
+        return self.shuffle(vectors[0], self.zero, [names[0].index(i) for i in range(width)])
+
+    def add(self, a: Any, b: Any) -> Any:
+        """Return a + b."""
+        return self.builder.fadd(a, b)
+
+    def _masked(self, first: Any, end: Any) -> Any:
+        """Return the mask of the elements i of a vector with ``first + i < end``."""
+        lane_type = ir.VectorType(INDEX, self.width)
+        lanes = ir.Constant(lane_type, list(range(self.width)))
+        room = self.builder.insert_element(
+            ir.Constant(lane_type, ir.Undefined), self.builder.sub(end, first), ir.Constant(I32, 0)
+        )
+        mask = ir.Constant(ir.VectorType(I32, self.width), [0] * self.width)
+        return self.builder.icmp_signed("<", lanes, self.builder.shuffle_vector(room, room, mask))
+
+    def _masked_function(self, name: str, result: Any, arguments: list[Any]) -> Any:
+        """Declare one of LLVM's masked memory functions for this vector."""
+        suffix = f"v{self.width}f{8 * self.size}.p0"
+        return cgutils.get_or_insert_function(
+            self.builder.module, ir.FunctionType(result, arguments), f"llvm.masked.{name}.{suffix}"
+        )
+
+    def load_before(self, pointer: Any, first: Any, end: Any) -> Any:
+        """Load the elements i with ``first + i < end``, zeros for the rest; touch no others."""
+        address = self.builder.bitcast(pointer, self.vector.as_pointer())
+        mask = self._masked(first, end)
+        function = self._masked_function(
+            "load", self.vector, [address.type, I32, mask.type, self.vector]
+        )
+        return self.builder.call(function, [address, ir.Constant(I32, self.size), mask, self.zero])
+
+    def store_before(self, value: Any, pointer: Any, first: Any, end: Any) -> None:
+        """Store the elements i with ``first + i < end``; touch no others."""
+        address = self.builder.bitcast(pointer, self.vector.as_pointer())
+        mask = self._masked(first, end)
+        function = self._masked_function(
+            "store", ir.VoidType(), [self.vector, address.type, I32, mask.type]
+        )
+        self.builder.call(function, [value, address, ir.Constant(I32, self.size), mask])

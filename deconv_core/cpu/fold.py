@@ -1,0 +1,68 @@
+"""im2col and its adjoint col2im, for those who want the columns: the engine itself never does."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+
+from ..geometry import Axis
+from ..memory import empty
+from .arrays import flat
+from .jit import kernel
+
+
+@kernel(parallel=True)
+def _im2col(x, columns, rows, cols):  # type: ignore[no-untyped-def]
+    """Copy windows to columns; `rows` and `cols` are (size, out, kernel, stride, pad, dilation)."""
+    area, taps, windows = rows[0] * cols[0], rows[2] * cols[2], rows[1] * cols[1]
+    for plane in prange(x.size // area):
+        for tap in range(taps):
+            u, v = tap // cols[2], tap % cols[2]
+            for window in range(windows):
+                h = window // cols[1] * rows[3] + u * rows[5] - rows[4]
+                w = window % cols[1] * cols[3] + v * cols[5] - cols[4]
+                inside = 0 <= h < rows[0] and 0 <= w < cols[0]
+                value = x[plane * area + h * cols[0] + w] if inside else x.dtype.type(0)
+                columns[(plane * taps + tap) * windows + window] = value
+
+
+@kernel(parallel=True)
+def _col2im(columns, x, rows, cols):  # type: ignore[no-untyped-def]
+    """Add columns back into their windows; each plane has one writer."""
+    area, taps, windows = rows[0] * cols[0], rows[2] * cols[2], rows[1] * cols[1]
+    for plane in prange(x.size // area):
+        for at in range(plane * area, (plane + 1) * area):
+            x[at] = 0
+        for tap in range(taps):
+            u, v = tap // cols[2], tap % cols[2]
+            for window in range(windows):
+                h = window // cols[1] * rows[3] + u * rows[5] - rows[4]
+                w = window % cols[1] * cols[3] + v * cols[5] - cols[4]
+                if 0 <= h < rows[0] and 0 <= w < cols[0]:
+                    x[plane * area + h * cols[0] + w] += columns[
+                        (plane * taps + tap) * windows + window
+                    ]
+
+
+def _numbers(axis: Axis) -> tuple[int, ...]:
+    """Return an axis as (size, out, kernel, stride, pad, dilation)."""
+    return axis.size, axis.out, axis.kernel, axis.stride, axis.pad_lo, axis.dilation
+
+
+def im2col(x: np.ndarray, rows: Axis, cols: Axis) -> np.ndarray:
+    """Return (N, C * kh * kw, windows)."""
+    batch, channels = x.shape[:2]
+    taps, windows = rows.kernel * cols.kernel, rows.out * cols.out
+    columns = empty((batch, channels * taps, windows), x.dtype)
+    if columns.size:
+        _im2col(flat(x), columns.reshape(-1), _numbers(rows), _numbers(cols))
+    return columns
+
+
+def col2im(columns: np.ndarray, rows: Axis, cols: Axis) -> np.ndarray:
+    """Return (N, C, H, W)."""
+    batch, channels = columns.shape[0], columns.shape[1] // (rows.kernel * cols.kernel)
+    x = empty((batch, channels, rows.size, cols.size), columns.dtype)
+    if x.size:
+        _col2im(flat(columns), x.reshape(-1), _numbers(rows), _numbers(cols))
+    return x

@@ -1,0 +1,94 @@
+"""Numba's `njit` with an on-disk cache that cannot be stale and that processes share safely.
+
+Numba keeps one index file per function, stamped with the age of the file that holds the function:
+an edit in another file of this folder would go unnoticed, and two processes that compile at once
+can swap each other's entries. Here each compiled function is one file, named by a digest of all
+sources of this folder, the signature and the target machine, and is put in place atomically.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba import config
+from numba.core.caching import FunctionCache
+from numba.core.serialize import dumps
+
+_FOLDER = Path(__file__).parent
+
+
+def _digest() -> str:
+    """Return a digest of every source file of this folder."""
+    sources = hashlib.sha256(numba.__version__.encode())
+    for path in sorted(_FOLDER.glob("*.py")):
+        sources.update(path.name.encode() + path.read_bytes())
+    return sources.hexdigest()[:16]
+
+
+DIGEST = _digest()
+
+
+class KernelCache(FunctionCache):
+    """One file per function, signature, machine and version of the sources."""
+
+    def _file(self, signature: Any, codegen: Any) -> Path:
+        """Return the path of the entry."""
+        key = repr((str(signature), codegen.magic_tuple(), DIGEST)).encode()
+        name = f"{self._impl.filename_base}.{DIGEST}.{hashlib.sha256(key).hexdigest()[:24]}.nbc"
+        return Path(self._cache_path) / name
+
+    def _load_overload(self, signature: Any, target_context: Any) -> Any:
+        """Return the cached function, or None when there is no whole entry."""
+        try:
+            payload = pickle.loads(self._file(signature, target_context.codegen()).read_bytes())
+        except (OSError, EOFError, pickle.UnpicklingError, AttributeError, ImportError):
+            return None
+        return self._impl.rebuild(target_context, payload)
+
+    def _save_overload(self, signature: Any, data: Any) -> None:
+        """Write the entry atomically and drop those of earlier versions of the sources."""
+        if not self._impl.check_cachable(data):
+            return
+        self._impl.locator.ensure_cache_path()
+        path = self._file(signature, data.codegen)
+        temporary = path.with_suffix(f".{uuid.uuid4().hex[:12]}.tmp")
+        try:
+            temporary.write_bytes(dumps(self._impl.reduce(data)))
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        for old in path.parent.glob(f"{self._impl.filename_base}.*.nbc"):
+            if DIGEST not in old.name:
+                old.unlink(missing_ok=True)
+
+
+_cache_folders: set[Path] = set()
+
+
+def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """Compile `function` lazily for the CPU and keep the result on disk.
+
+    `options` are those of `numba.njit`. With ``NUMBA_DISABLE_JIT=1`` the plain function runs.
+    """
+    if function is None:
+        return lambda body: kernel(body, **options)
+    dispatcher = numba.njit(**options)(function)
+    if not config.DISABLE_JIT:
+        try:
+            dispatcher._cache = KernelCache(dispatcher.py_func)
+            _cache_folders.add(Path(dispatcher._cache.cache_path))
+        except RuntimeError:  # no folder on this machine can be written: compile every time
+            pass
+    return dispatcher
+
+
+def kernels_are_cached() -> bool:
+    """Return whether kernels compiled from these very sources lie on disk."""
+    return any(next(f.glob(f"*.{DIGEST}.*.nbc"), None) is not None for f in _cache_folders)

@@ -1,0 +1,47 @@
+"""Softmax and cross-entropy in one pass over the logits, stable and in float64 inside."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..memory import empty
+from .arrays import flat
+from .jit import kernel
+
+
+@kernel
+def _cross_entropy(logits, target, smoothing, grad):  # type: ignore[no-untyped-def]
+    """Return the mean loss and write its gradient; rows are `grad.size // target.size` long."""
+    count = target.size
+    classes = grad.size // count
+    even, total = smoothing / classes, 0.0
+    for n in range(count):
+        row, out = logits[n * classes : (n + 1) * classes], grad[n * classes : (n + 1) * classes]
+        peak = float(row[0])
+        for c in range(1, classes):
+            peak = max(peak, float(row[c]))
+        weights = 0.0
+        for c in range(classes):
+            weights += math.exp(row[c] - peak)
+        log_sum = peak + math.log(weights)
+        loss = (1.0 - smoothing) * (log_sum - row[target[n]])
+        for c in range(classes):
+            if smoothing > 0.0:
+                loss += even * (log_sum - row[c])
+            share = math.exp(row[c] - log_sum) - even
+            if c == target[n]:
+                share -= 1.0 - smoothing
+            out[c] = share / count
+        total += loss
+    return total / count
+
+
+def cross_entropy(
+    logits: np.ndarray, target: np.ndarray, label_smoothing: float
+) -> tuple[float, np.ndarray]:
+    """Return the mean loss and its gradient to the logits."""
+    grad = empty(logits.shape, logits.dtype)
+    loss = _cross_entropy(flat(logits), flat(target), label_smoothing, grad.reshape(-1))
+    return float(loss), grad

@@ -1,0 +1,134 @@
+"""Packing and unpacking: where padding, phases, strides and edges are dealt with, and nowhere else.
+
+`pack_source` lays the rows that a block reads out as phase planes with a zero halo, so that the
+register tiles need no edge cases. `unpack` writes a tile's dense panel of positions into the
+result, interleaving write phases and adding the bias. Both touch the caller's arrays at exactly
+the elements that belong to the block.
+"""
+
+from __future__ import annotations
+
+from .jit import kernel
+from .rows import copy, merge, split
+
+
+@kernel
+def pack_weights(w, packed, p, taps, tap_kernel, phase_at, group, first, lanes, at):  # type: ignore[no-untyped-def]
+    """Pack one unit's weights as (write phase, channel, tap, lane)."""
+    channels, kernel_size = p.source_channels, p.kernel
+    base = group * p.result_channels * channels * kernel_size
+    base += first * p.w_lane
+    for phase in range(phase_at.size - 1):
+        for channel in range(channels):
+            for tap in range(phase_at[phase], phase_at[phase + 1]):
+                source = base + channel * p.w_channel + tap_kernel[tap]
+                for lane in range(lanes):
+                    packed[at + lane] = w[source + lane * p.w_lane]
+                at += lanes
+
+
+@kernel
+def _gather(y, y_at, x, x_at, count, stride):  # type: ignore[no-untyped-def]
+    """``y[y_at + i] = x[x_at + stride * i]`` for i < count."""
+    if stride == 1:
+        copy(y, y_at, x, x_at, count, x.dtype.type(0))
+    elif stride == 2:
+        split(y, y_at, x, x_at, count)
+    else:
+        for i in range(count):
+            y[y_at + i] = x[x_at + stride * i]
+
+
+@kernel
+def _bounds(base, stride, length, limit):  # type: ignore[no-untyped-def]
+    """Return the positions q in [0, length) with ``0 <= base + stride * q < limit``."""
+    first = min(length, max(0, (-base + stride - 1) // stride))
+    last = max(first, min(length, (limit - base + stride - 1) // stride))
+    return first, last
+
+
+@kernel
+def pack_source(x, packed, p, image, row, group):  # type: ignore[no-untyped-def]
+    """Pack all channels of `group` that the block at (`image`, `row`) reads.
+
+    `packed` becomes (channel, phase, image and row, column); whatever lies outside the source, the
+    gaps between planes and the room that whole vectors overrun into are zero.
+    """
+    packed[: p.packed_size] = 0
+    size = p.source_h * p.source_w
+    rows = p.block_rows + p.reach_h
+    width = p.columns + p.reach_w
+    for channel in range(p.source_channels):
+        for phase_h in range(p.read_stride_h):
+            base_h = p.read_stride_h * row + phase_h + p.read_base_h
+            top, bottom = _bounds(base_h, p.read_stride_h, rows, p.source_h)
+            for phase_w in range(p.read_stride_w):
+                base_w = phase_w + p.read_base_w
+                left, right = _bounds(base_w, p.read_stride_w, width, p.source_w)
+                if left == right:
+                    continue
+                phase = phase_h * p.read_stride_w + phase_w
+                plane = channel * p.plane + phase * p.phase_plane
+                for i in range(min(p.images, p.batch - image)):
+                    of = ((image + i) * p.groups + group) * p.source_channels + channel
+                    for q in range(top, bottom):
+                        at = plane + (i * p.image_rows + q) * p.pitch + left
+                        start = base_h + q * p.read_stride_h
+                        start = of * size + start * p.source_w + base_w + left * p.read_stride_w
+                        _gather(packed, at, x, start, right - left, p.read_stride_w)
+
+
+@kernel
+def pack_lanes(dy, panel, p, image, row, group, first, lanes):  # type: ignore[no-untyped-def]
+    """Pack the result channels of a unit at the packed source's pitch, zero between the rows."""
+    panel[: lanes * p.panel_pitch] = 0
+    rows = min(p.block_rows, p.result_h - row)
+    for lane in range(lanes):
+        for i in range(min(p.images, p.batch - image)):
+            of = ((image + i) * p.groups + group) * p.result_channels + first + lane
+            for q in range(rows):
+                at = lane * p.panel_pitch + (i * p.image_rows + q) * p.pitch
+                start = (of * p.result_h + row + q) * p.result_w
+                copy(panel, at, dy, start, p.result_w, dy.dtype.type(0))
+
+
+@kernel
+def _scatter(y, y_at, count, panel, at, phase_pitch, stride, base, bias):  # type: ignore[no-untyped-def]
+    """``y[y_at + stride * q + phase + base] = panel[at + phase * phase_pitch + q] + bias``.
+
+    All of the `count` elements from ``y[y_at]`` on, and no others, are written.
+    """
+    if stride == 1:
+        copy(y, y_at, panel, at, count, bias)
+    elif stride == 2:
+        if base == 0:
+            merge(y, y_at, panel, at, at + phase_pitch, count, bias)
+        else:  # the row begins with an odd phase
+            merge(y, y_at, panel, at + phase_pitch, at + 1, count, bias)
+    else:
+        for j in range(count):
+            q, phase = divmod(j - base, stride)
+            y[y_at + j] = panel[at + phase * phase_pitch + q] + bias
+
+
+@kernel
+def unpack(panel, phase_pitch, y, p, image, row, channel, lanes, phase_h, bias):  # type: ignore[no-untyped-def]
+    """Write the panel (column phase, lane, position) of one row phase into the result.
+
+    `channel` is the first lane's channel among all of the result's; `bias` is empty or has one
+    element per channel.
+    """
+    channels = p.groups * p.result_channels
+    for lane in range(lanes):
+        offset = bias[channel + lane] if bias.size else panel.dtype.type(0)
+        for i in range(min(p.images, p.batch - image)):
+            of = ((image + i) * channels + channel + lane) * p.result_h
+            for q in range(min(p.block_rows, p.rows - row)):
+                h = p.write_stride_h * (row + q) + phase_h + p.write_base_h
+                if 0 <= h < p.result_h:
+                    start = (of + h) * p.result_w
+                    at = lane * p.panel_pitch + (i * p.image_rows + q) * p.pitch
+                    _scatter(
+                        y, start, p.result_w, panel, at, phase_pitch,
+                        p.write_stride_w, p.write_base_w, offset,
+                    )  # fmt: skip

@@ -1,0 +1,78 @@
+"""The optimizers' updates, in place, one pass over memory each."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import prange
+
+from .arrays import STRIP, flat
+from .jit import kernel
+
+
+@kernel(parallel=True)
+def _adam(param, grad, mean, square, rate, beta1, beta2, root, eps, decay):  # type: ignore[no-untyped-def]
+    """``param -= rate * mean / (sqrt(square) / root + eps)`` with the moments brought up to date."""
+    one = param.dtype.type(1)
+    for strip in prange((param.size + STRIP - 1) // STRIP):
+        first, last = strip * STRIP, (strip + 1) * STRIP
+        p, d, m, v = param[first:last], grad[first:last], mean[first:last], square[first:last]
+        for i in range(p.size):
+            g = d[i] + decay * p[i]
+            m[i] += (one - beta1) * (g - m[i])
+            v[i] = beta2 * v[i] + (one - beta2) * g * g
+            p[i] -= rate * m[i] / (np.sqrt(v[i]) / root + eps)
+
+
+@kernel(parallel=True)
+def _sgd(param, grad, buffer, first_step, rate, momentum, fresh, decay, nesterov):  # type: ignore[no-untyped-def]
+    """``param -= rate * d``, where d is the gradient, the momentum, or Nesterov's mixture."""
+    for strip in prange((param.size + STRIP - 1) // STRIP):
+        first, last = strip * STRIP, (strip + 1) * STRIP
+        p, d = param[first:last], grad[first:last]
+        if buffer.size == 0:
+            for i in range(p.size):
+                p[i] -= rate * (d[i] + decay * p[i])
+        else:
+            b = buffer[first:last]
+            for i in range(p.size):
+                g = d[i] + decay * p[i]
+                b[i] = g if first_step else momentum * b[i] + fresh * g
+                p[i] -= rate * (g + momentum * b[i] if nesterov else b[i])
+
+
+def _updated(array: np.ndarray, work: np.ndarray) -> None:
+    """Copy a kernel's flat result back into an array that it could not work on directly."""
+    if not array.flags.carray:
+        np.copyto(array, work.reshape(array.shape))
+
+
+def adam_step(
+    param: np.ndarray, grad: np.ndarray, exp_avg: np.ndarray, exp_avg_sq: np.ndarray, step: int,
+    lr: float, beta1: float, beta2: float, eps: float, weight_decay: float,
+) -> None:  # fmt: skip
+    """Take Adam's step number `step` (from 1), in place."""
+    cast = param.dtype.type
+    rate, root = lr / (1 - beta1**step), math.sqrt(1 - beta2**step)
+    scalars = (cast(value) for value in (rate, beta1, beta2, root, eps, weight_decay))
+    work = flat(param), flat(exp_avg), flat(exp_avg_sq)
+    _adam(work[0], flat(grad), *work[1:], *scalars)
+    for array, result in zip((param, exp_avg, exp_avg_sq), work, strict=True):
+        _updated(array, result)
+
+
+def sgd_step(
+    param: np.ndarray, grad: np.ndarray, momentum_buffer: np.ndarray | None, first_step: bool,
+    lr: float, momentum: float, dampening: float, weight_decay: float, nesterov: bool,
+) -> None:  # fmt: skip
+    """Take a step of SGD, in place."""
+    cast = param.dtype.type
+    buffer = np.empty(0, param.dtype) if momentum_buffer is None else momentum_buffer
+    work = flat(param), flat(buffer)
+    _sgd(
+        work[0], flat(grad), work[1], bool(first_step), cast(lr), cast(momentum),
+        cast(1 - dampening), cast(weight_decay), bool(nesterov),
+    )  # fmt: skip
+    for array, result in zip((param, buffer), work, strict=True):
+        _updated(array, result)
