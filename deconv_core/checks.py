@@ -1,0 +1,173 @@
+"""What `functional` asks of its arguments: each check raises an error that names what clashes."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from deconv_core.geometry import Axis, pair
+
+Array = np.ndarray[Any, Any]
+
+
+def floats(**arrays: Any) -> None:
+    """Raise TypeError unless all `arrays` are NumPy arrays of one dtype: float32 or float64."""
+    first = ""
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"{name} must be a numpy.ndarray, got {type(array).__name__}")
+        if array.dtype not in (np.float32, np.float64) or not array.dtype.isnative:
+            raise TypeError(f"{name} must be float32 or float64 (native), got {array.dtype!r}")
+        first = first or name
+        if array.dtype != arrays[first].dtype:
+            raise TypeError(
+                f"{first} and {name} must have one dtype, "
+                f"got {arrays[first].dtype} and {array.dtype}"
+            )
+
+
+def int64(name: str, array: Any) -> None:
+    """Raise TypeError unless `array` is a NumPy array of native int64."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{name} must be a numpy.ndarray, got {type(array).__name__}")
+    if array.dtype != np.int64 or not array.dtype.isnative:
+        raise TypeError(f"{name} must be int64, got {array.dtype!r}")
+
+
+def rank(name: str, shape: Sequence[int], axes: int) -> None:
+    """Raise ValueError unless `shape` has `axes` axes."""
+    if len(shape) != axes:
+        raise ValueError(f"{name} must have {axes} axes, got {len(shape)}: shape {tuple(shape)}")
+
+
+def shape_is(name: str, shape: Sequence[int], expected: Sequence[int], source: str) -> None:
+    """Raise ValueError unless `shape` is the one that `source` asks for."""
+    if tuple(shape) != tuple(expected):
+        raise ValueError(f"{name} has shape {tuple(shape)} but {source} asks for {tuple(expected)}")
+
+
+def sizes(name: str, value: Any, axes: int) -> tuple[int, ...]:
+    """Return a shape given as an argument as a tuple of `axes` integers, none negative."""
+    try:
+        shape = tuple(operator.index(size) for size in value)
+    except TypeError:
+        raise TypeError(f"{name} must be {axes} integers, got {value!r}") from None
+    rank(name, shape, axes)
+    if min(shape) < 0:
+        raise ValueError(f"{name} has a negative size: {shape}")
+    return shape
+
+
+def bias(value: Any, channels: int, **arrays: Any) -> None:
+    """Raise unless `value` is None or one float per channel, of the dtype of `arrays`."""
+    if value is not None:
+        floats(**arrays, bias=value)
+        shape_is("bias", value.shape, (channels,), f"weight with {channels} outputs")
+
+
+def output_padding(
+    grad_shape: Sequence[int],
+    input_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+) -> tuple[int, int]:
+    """Return the output_padding with which a transposed convolution gives `grad_shape`."""
+    for name, shape in zip(
+        ("grad_output", "input", "weight"), (grad_shape, input_shape, weight_shape), strict=True
+    ):
+        rank(name, shape, 4)
+    steps, gaps = pair(stride, "stride", 1), pair(dilation, "dilation", 1)
+    pads, extra = pair(padding, "padding", 0), []
+    for i in (0, 1):
+        axis = Axis(input_shape[2 + i], weight_shape[2 + i], steps[i], pads[i], pads[i], gaps[i])
+        smallest = axis.adjoint_out(0)
+        extra.append(grad_shape[2 + i] - smallest)
+        limit = max(steps[i], gaps[i])
+        if not 0 <= extra[i] < limit:
+            raise ValueError(
+                f"grad_output has size {grad_shape[2 + i]} on axis {2 + i} but input of size "
+                f"{axis.size} gives {smallest} to {smallest + limit - 1}"
+            )
+    return extra[0], extra[1]
+
+
+def pool_indices(indices: Any, grad_shape: Sequence[int], plane: int) -> None:
+    """Raise unless `indices` fit `grad_shape` and lie inside planes of `plane` elements."""
+    int64("indices", indices)
+    shape_is("indices", indices.shape, grad_shape, f"grad_output of shape {tuple(grad_shape)}")
+    if indices.size and not (0 <= indices.min() and indices.max() < plane):
+        raise ValueError(
+            f"indices run from {indices.min()} to {indices.max()} but planes hold {plane} elements"
+        )
+
+
+def labels(target: Any, shape: Sequence[int]) -> None:
+    """Raise unless `target` holds one class number for each row of logits of `shape`."""
+    rank("logits", shape, 2)
+    count, classes = shape
+    int64("target", target)
+    shape_is("target", target.shape, (count,), f"logits of shape {tuple(shape)}")
+    if not count:
+        raise ValueError(f"the mean loss of no images is undefined: logits have shape {shape}")
+    wrong = np.flatnonzero((target < 0) | (target >= classes))
+    if wrong.size:
+        raise ValueError(
+            f"target[{wrong[0]}] is {target[wrong[0]]} but logits have {classes} classes "
+            f"(0 to {classes - 1})"
+        )
+
+
+def fraction(name: str, value: Any) -> float:
+    """Return `value` as a float in [0, 1]."""
+    if not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be between 0 and 1, got {value}")
+    return float(value)
+
+
+def updatable(**arrays: Any) -> None:
+    """Raise unless `arrays` are of one float dtype and one shape and, but for `grad`, writable."""
+    floats(**arrays)
+    first, *_ = arrays
+    for name, array in arrays.items():
+        shape_is(name, array.shape, arrays[first].shape, first)
+        if name != "grad" and not array.flags.writeable:
+            raise ValueError(f"{name} is read-only but is updated in place")
+
+
+def linear(weight_shape: Sequence[int], **operands: tuple[Sequence[int], int]) -> None:
+    """Raise unless each operand's (shape, weight axis) has its features along that axis."""
+    rank("weight", weight_shape, 2)
+    for name, (shape, axis) in operands.items():
+        rank(name, shape, 2)
+        if shape[1] != weight_shape[axis]:
+            raise ValueError(
+                f"{name} of shape {tuple(shape)} has {shape[1]} features but weight of shape "
+                f"{tuple(weight_shape)} has {weight_shape[axis]}"
+            )
+
+
+def same_rows(grad_shape: Sequence[int], input_shape: Sequence[int]) -> None:
+    """Raise unless grad_output and x are both 2-D with the same number of rows."""
+    rank("grad_output", grad_shape, 2)
+    rank("x", input_shape, 2)
+    if grad_shape[0] != input_shape[0]:
+        raise ValueError(f"grad_output has {grad_shape[0]} rows but x has {input_shape[0]}")
+
+
+def column_channels(shape: Sequence[int], kernel: tuple[int, int]) -> int:
+    """Return the channels that columns of `shape` hold, each with kh * kw rows."""
+    rank("columns", shape, 3)
+    taps = kernel[0] * kernel[1]
+    if shape[1] % taps:
+        raise ValueError(
+            f"columns have {shape[1]} rows, not a multiple of the {taps} elements of "
+            f"kernel_size {kernel}"
+        )
+    return shape[1] // taps
