@@ -1,11 +1,11 @@
 """Sizes, strides, paddings, dilations, groups and phases: the only place with that arithmetic.
 
-One fact carries the whole engine. Along one axis a convolution with stride ``s`` and dilation ``d``
-reads, for output position ``o`` and tap ``k``, the padded input at ``o * s + k * d``. Write that
-index as ``s * (o + shift) + phase``, with ``phase = (k * d) % s`` and ``shift = (k * d) // s``: each
-tap reads one of ``s`` *phases* of the input, at unit stride. The adjoint, read the other way round,
-writes each phase of its output at unit stride. So neither a convolution nor a transposed one ever
-strides, scatters or inserts a zero inside its arithmetic.
+One fact carries the whole engine. Along one axis a convolution with stride ``s`` and dilation
+``d`` reads, for output position ``o`` and tap ``k``, the padded input at ``o * s + k * d``. Write
+that index as ``s * (o + shift) + phase``, with ``phase = (k * d) % s`` and ``shift = (k * d) //
+s``: each tap reads one of ``s`` *phases* of the input, at unit stride. The adjoint, read the other way
+round, writes each phase of its output at unit stride (sweep.py). So neither a convolution nor a
+transposed one ever strides, scatters or inserts a zero inside its arithmetic.
 """
 
 from __future__ import annotations
@@ -84,72 +84,6 @@ class Axis:
         return (
             (self.size - 1) * self.stride + self.extent - self.pad_lo - self.pad_hi + output_padding
         )
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """One axis of a dense pass: every tap read, and every result written, at unit stride.
-
-    Position ``q`` of read phase ``a`` is source index ``read_stride * q + a + read_base`` (zero
-    outside the source); position ``q`` of write phase ``b`` is result index
-    ``write_stride * q + b + write_base`` (dropped outside the result). The pass computes, for
-    ``q`` in ``range(count)``, ``result[b, q] = sum(source[a, q + offset] * weight[k])`` over the
-    taps ``k`` of phase ``b``.
-
-    Attributes
-    ----------
-    taps : tuple of (b, a, offset), one for each kernel tap; ``0 <= offset <= reach``
-    """
-
-    source: int
-    result: int
-    count: int
-    reach: int
-    read_stride: int
-    read_base: int
-    write_stride: int
-    write_base: int
-    taps: tuple[tuple[int, int, int], ...]
-
-    @property
-    def overlap(self) -> int:
-        """Zeros at the end of a packed row that the zeros at the start of the next can serve as."""
-        length = self.count + self.reach
-        shared = self.reach
-        for phase in range(self.read_stride):
-            start = self.read_base + phase
-            head = ceil_div(-start, self.read_stride)
-            tail = length - ceil_div(self.source - start, self.read_stride)
-            shared = min(shared, max(0, head), max(0, tail))
-        return shared
-
-
-def forward_sweep(axis: Axis) -> Sweep:
-    """Return the pass of a convolution along `axis`: it reads phases and writes densely."""
-    taps = tuple((0, a, shift) for a, shift in zip(axis.phases, axis.shifts, strict=True))
-    return Sweep(
-        axis.size, axis.out, axis.out, axis.reach, axis.stride, -axis.pad_lo, 1, 0, taps
-    )
-
-
-def adjoint_sweep(axis: Axis) -> Sweep:
-    """Return the pass of the adjoint along `axis`: it reads densely and writes phases."""
-    first = axis.pad_lo // axis.stride
-    count = (axis.size - 1 + axis.pad_lo) // axis.stride - first + 1
-    taps = tuple(
-        (b, 0, axis.reach - shift) for b, shift in zip(axis.phases, axis.shifts, strict=True)
-    )
-    return Sweep(
-        source=axis.out,
-        result=axis.size,
-        count=count,
-        reach=axis.reach,
-        read_stride=1,
-        read_base=first - axis.reach,
-        write_stride=axis.stride,
-        write_base=first * axis.stride - axis.pad_lo,
-        taps=taps,
-    )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..geometry import ConvGeometry, Sweep, adjoint_sweep, ceil_div, forward_sweep
+from ..geometry import ConvGeometry, ceil_div
+from ..sweep import Sweep, adjoint_sweep, forward_sweep
 from .config import (
     BLOCK_POSITIONS,
     LANES_BYTES,
@@ -83,7 +84,9 @@ def _line_stride(elements: int, itemsize: int) -> int:
     return (ceil_div(elements, line) | 1) * line
 
 
-def _block(rows: Sweep, columns: Sweep, batch: int, column_bytes: int, tasks: int) -> dict[str, int]:
+def _block(
+    rows: Sweep, columns: Sweep, batch: int, column_bytes: int, tasks: int
+) -> dict[str, int]:
     """Choose images and rows per block, and the packed layout that follows.
 
     `column_bytes` is what one packed position costs over all channels and phases; blocks are cut
@@ -117,8 +120,10 @@ def _block(rows: Sweep, columns: Sweep, batch: int, column_bytes: int, tasks: in
     }
 
 
-def _taps(rows: Sweep, columns: Sweep, layout: dict[str, int]) -> tuple[np.ndarray, ...]:
-    """Return the taps' offsets and kernel positions, sorted by write phase, and the phases' starts."""
+def _taps(
+    rows: Sweep, columns: Sweep, layout: dict[str, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the taps' offsets and kernel positions by write phase, and where phases start."""
     found: list[list[tuple[int, int]]] = [
         [] for _ in range(rows.write_stride * columns.write_stride)
     ]
@@ -163,7 +168,9 @@ def _common(
     return numbers
 
 
-def _finish(numbers: dict[str, int], taps: tuple[np.ndarray, ...], units: list, size: int) -> Plan:
+def _finish(
+    numbers: dict[str, int], taps: tuple[np.ndarray, np.ndarray, np.ndarray], units: list, size: int
+) -> Plan:
     """Freeze the fields into a plan; `units` hold (group, first, lanes, weight offset)."""
     parts = numbers["chunks"] or numbers["blocks"]
     numbers["splits"] = min(len(units), ceil_div(MIN_TASKS, max(1, parts)))

@@ -24,7 +24,7 @@ _VECTOR_BYTES = MACHINE.vector_bytes
 
 
 @kernel
-def _spread_task(task, x, weights, bias, y, p, taps, phase_at, units, scratch):  # type: ignore[no-untyped-def]
+def _spread_task(task, x, weights, bias, y, p, taps, phase_at, units, scratch):
     """Run one block's range of units."""
     block, split = task // p.splits, task % p.splits
     image = block // p.row_blocks * p.images
@@ -56,7 +56,7 @@ def _spread_task(task, x, weights, bias, y, p, taps, phase_at, units, scratch): 
 
 
 @kernel(parallel=True)
-def _spread_pass(x, w, bias, y, plan, taps, tap_kernel, phase_at, units, weights, scratch):  # type: ignore[no-untyped-def]
+def _spread_pass(x, w, bias, y, plan, taps, tap_kernel, phase_at, units, weights, scratch):
     """Pack the weights, then run all tasks; row i of `scratch` is worker i's."""
     for u in prange(units.shape[0]):
         pack_weights(
@@ -67,13 +67,11 @@ def _spread_pass(x, w, bias, y, plan, taps, tap_kernel, phase_at, units, weights
     tasks = plan[0].blocks * plan[0].splits
     for worker in prange(workers):
         for task in range(worker, tasks, workers):
-            _spread_task(
-                task, x, weights, bias, y, plan[0], taps, phase_at, units, scratch[worker]
-            )
+            _spread_task(task, x, weights, bias, y, plan[0], taps, phase_at, units, scratch[worker])
 
 
 @kernel
-def _dot_task(task, x, dy, partial, p, taps, units, scratch):  # type: ignore[no-untyped-def]
+def _dot_task(task, x, dy, partial, p, taps, units, scratch):
     """Add up one chunk of blocks, for a range of units, in `partial`."""
     chunk, split = task // p.splits, task % p.splits
     packed, panel = scratch[: p.packed_size], scratch[p.packed_size :]
@@ -117,7 +115,7 @@ def _dot_task(task, x, dy, partial, p, taps, units, scratch):  # type: ignore[no
 
 
 @kernel
-def _write_unit(dw, sums, p, units, u):  # type: ignore[no-untyped-def]
+def _write_unit(dw, sums, p, units, u):
     """Write one unit's sums, which lie tile by tile, into the weight gradient."""
     streams = p.source_channels * p.kernel
     group, first, lanes, at, step = units[u, 0], units[u, 1], units[u, 2], units[u, 3], units[u, 4]
@@ -130,7 +128,7 @@ def _write_unit(dw, sums, p, units, u):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _add_chunks(partial, first, last):  # type: ignore[no-untyped-def]
+def _add_chunks(partial, first, last):
     """Add all rows of `partial` to the first, in their order, over a range of columns."""
     total = partial[0, first:last]
     for chunk in range(1, partial.shape[0]):
@@ -140,7 +138,7 @@ def _add_chunks(partial, first, last):  # type: ignore[no-untyped-def]
 
 
 @kernel(parallel=True)
-def _dot_pass(x, dy, dw, plan, taps, units, partial, scratch):  # type: ignore[no-untyped-def]
+def _dot_pass(x, dy, dw, plan, taps, units, partial, scratch):
     """Run all tasks, then add the chunks up in their order."""
     workers = scratch.shape[0]
     tasks = plan[0].chunks * plan[0].splits

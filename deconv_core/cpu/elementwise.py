@@ -11,7 +11,7 @@ from .jit import kernel
 
 
 @kernel(parallel=True)
-def _relu_forward(x, y):  # type: ignore[no-untyped-def]
+def _relu_forward(x, y):
     """``y = max(x, 0)``; the comparison is the one that NaN fails, so NaN stays."""
     for strip in prange((x.size + STRIP - 1) // STRIP):
         a, b = x[strip * STRIP : (strip + 1) * STRIP], y[strip * STRIP : (strip + 1) * STRIP]
@@ -28,7 +28,7 @@ def relu_forward(x: np.ndarray) -> np.ndarray:
 
 
 @kernel(parallel=True)
-def _relu_backward(dy, y, dx):  # type: ignore[no-untyped-def]
+def _relu_backward(dy, y, dx):
     """``dx = dy where y > 0 else 0``."""
     for strip in prange((y.size + STRIP - 1) // STRIP):
         first, last = strip * STRIP, (strip + 1) * STRIP
@@ -46,7 +46,7 @@ def relu_backward(dy: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 @kernel(fastmath={"reassoc", "contract"})
-def _sum(x):  # type: ignore[no-untyped-def]
+def _sum(x):
     """Return the sum of a short row, in an order that vectors can follow."""
     total = x.dtype.type(0)
     for i in range(x.size):
@@ -55,7 +55,7 @@ def _sum(x):  # type: ignore[no-untyped-def]
 
 
 @kernel(parallel=True)
-def _plane_sums(dy, sums):  # type: ignore[no-untyped-def]
+def _plane_sums(dy, sums):
     """Sum each plane: short rows in its own precision, the rows' sums in float64."""
     size = dy.size // sums.size
     for plane in prange(sums.size):

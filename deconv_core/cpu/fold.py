@@ -12,7 +12,7 @@ from .jit import kernel
 
 
 @kernel(parallel=True)
-def _im2col(x, columns, rows, cols):  # type: ignore[no-untyped-def]
+def _im2col(x, columns, rows, cols):
     """Copy windows to columns; `rows` and `cols` are (size, out, kernel, stride, pad, dilation)."""
     area, taps, windows = rows[0] * cols[0], rows[2] * cols[2], rows[1] * cols[1]
     for plane in prange(x.size // area):
@@ -27,7 +27,7 @@ def _im2col(x, columns, rows, cols):  # type: ignore[no-untyped-def]
 
 
 @kernel(parallel=True)
-def _col2im(columns, x, rows, cols):  # type: ignore[no-untyped-def]
+def _col2im(columns, x, rows, cols):
     """Add columns back into their windows; each plane has one writer."""
     area, taps, windows = rows[0] * cols[0], rows[2] * cols[2], rows[1] * cols[1]
     for plane in prange(x.size // area):

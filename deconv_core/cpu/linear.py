@@ -29,7 +29,7 @@ _NO_TAPS = np.zeros(1, np.int64)
 
 
 @kernel
-def _dot_rows(x, w, y, out, units, first, last):  # type: ignore[no-untyped-def]
+def _dot_rows(x, w, y, out, units, first, last):
     """``y[n, o] = sum(x[n, k] * w[o, k])`` over the features k in [first, last), for some units."""
     batch, features = y.size // out, x.size // (y.size // out)
     width = _VECTOR_BYTES // x.itemsize
@@ -57,7 +57,7 @@ def _dot_rows(x, w, y, out, units, first, last):  # type: ignore[no-untyped-def]
 
 
 @kernel(parallel=True)
-def _forward(x, w, bias, y, partial, out, units, runs, chunk):  # type: ignore[no-untyped-def]
+def _forward(x, w, bias, y, partial, out, units, runs, chunk):
     """Run (run of outputs, chunk of features) tasks, then add the chunks up in their order."""
     features = w.size // out
     chunks = partial.shape[0]
@@ -94,7 +94,7 @@ def linear_forward(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None) -> np.
 
 
 @kernel
-def _combine_strip(m, weights, y, channels, columns, units, first, last, panel, taps):  # type: ignore[no-untyped-def]
+def _combine_strip(m, weights, y, channels, columns, units, first, last, panel, taps):
     """Combine the columns [first, last) of all rows of `m` for every unit of lanes."""
     width = _VECTOR_BYTES // m.itemsize
     packed, result = panel[0], panel[1]
@@ -113,14 +113,28 @@ def _combine_strip(m, weights, y, channels, columns, units, first, last, panel, 
                     packed[c * step + i] = m[c * columns + start + i]
                 for i in range(rest, step):
                     packed[c * step + i] = 0
-            spread(lanes, weights, lane * channels, packed, 0, step, channels, taps, 0, 1, result, 0, step)
+            spread(
+                lanes,
+                weights,
+                lane * channels,
+                packed,
+                0,
+                step,
+                channels,
+                taps,
+                0,
+                1,
+                result,
+                0,
+                step,
+            )
             for l in range(lanes):
                 for i in range(rest):
                     y[(lane + l) * columns + start + i] = result[l * step + i]
 
 
 @kernel(parallel=True)
-def _combine(m, weights, y, channels, columns, units, strip, panels, taps):  # type: ignore[no-untyped-def]
+def _combine(m, weights, y, channels, columns, units, strip, panels, taps):
     """Share strips of columns among the workers, one row of `panels` each."""
     workers = panels.shape[0]
     strips = (columns + strip - 1) // strip

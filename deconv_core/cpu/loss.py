@@ -12,7 +12,7 @@ from .jit import kernel
 
 
 @kernel
-def _cross_entropy(logits, target, smoothing, grad):  # type: ignore[no-untyped-def]
+def _cross_entropy(logits, target, smoothing, grad):
     """Return the mean loss and write its gradient; rows are `grad.size // target.size` long."""
     count = target.size
     classes = grad.size // count

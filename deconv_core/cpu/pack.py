@@ -13,7 +13,7 @@ from .rows import copy, merge, split
 
 
 @kernel
-def pack_weights(w, packed, p, taps, tap_kernel, phase_at, group, first, lanes, at):  # type: ignore[no-untyped-def]
+def pack_weights(w, packed, p, taps, tap_kernel, phase_at, group, first, lanes, at):
     """Pack one unit's weights as (write phase, channel, tap, lane)."""
     channels, kernel_size = p.source_channels, p.kernel
     base = group * p.result_channels * channels * kernel_size
@@ -28,7 +28,7 @@ def pack_weights(w, packed, p, taps, tap_kernel, phase_at, group, first, lanes, 
 
 
 @kernel
-def _gather(y, y_at, x, x_at, count, stride):  # type: ignore[no-untyped-def]
+def _gather(y, y_at, x, x_at, count, stride):
     """``y[y_at + i] = x[x_at + stride * i]`` for i < count."""
     if stride == 1:
         copy(y, y_at, x, x_at, count, x.dtype.type(0))
@@ -40,7 +40,7 @@ def _gather(y, y_at, x, x_at, count, stride):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _bounds(base, stride, length, limit):  # type: ignore[no-untyped-def]
+def _bounds(base, stride, length, limit):
     """Return the positions q in [0, length) with ``0 <= base + stride * q < limit``."""
     first = min(length, max(0, (-base + stride - 1) // stride))
     last = max(first, min(length, (limit - base + stride - 1) // stride))
@@ -48,7 +48,7 @@ def _bounds(base, stride, length, limit):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def pack_source(x, packed, p, image, row, group):  # type: ignore[no-untyped-def]
+def pack_source(x, packed, p, image, row, group):
     """Pack all channels of `group` that the block at (`image`, `row`) reads.
 
     `packed` becomes (channel, phase, image and row, column); whatever lies outside the source, the
@@ -79,7 +79,7 @@ def pack_source(x, packed, p, image, row, group):  # type: ignore[no-untyped-def
 
 
 @kernel
-def pack_lanes(dy, panel, p, image, row, group, first, lanes):  # type: ignore[no-untyped-def]
+def pack_lanes(dy, panel, p, image, row, group, first, lanes):
     """Pack the result channels of a unit at the packed source's pitch, zero between the rows."""
     panel[: lanes * p.panel_pitch] = 0
     rows = min(p.block_rows, p.result_h - row)
@@ -93,7 +93,7 @@ def pack_lanes(dy, panel, p, image, row, group, first, lanes):  # type: ignore[n
 
 
 @kernel
-def _scatter(y, y_at, count, panel, at, phase_pitch, stride, base, bias):  # type: ignore[no-untyped-def]
+def _scatter(y, y_at, count, panel, at, phase_pitch, stride, base, bias):
     """``y[y_at + stride * q + phase + base] = panel[at + phase * phase_pitch + q] + bias``.
 
     All of the `count` elements from ``y[y_at]`` on, and no others, are written.
@@ -112,7 +112,7 @@ def _scatter(y, y_at, count, panel, at, phase_pitch, stride, base, bias):  # typ
 
 
 @kernel
-def unpack(panel, phase_pitch, y, p, image, row, channel, lanes, phase_h, bias):  # type: ignore[no-untyped-def]
+def unpack(panel, phase_pitch, y, p, image, row, channel, lanes, phase_h, bias):
     """Write the panel (column phase, lane, position) of one row phase into the result.
 
     `channel` is the first lane's channel among all of the result's; `bias` is empty or has one

@@ -12,14 +12,14 @@ from .jit import kernel
 
 
 @kernel
-def _window(at, stride, pad, kernel_size, size):  # type: ignore[no-untyped-def]
+def _window(at, stride, pad, kernel_size, size):
     """Return the input range that window `at` covers, cut to the input."""
     first = at * stride - pad
     return max(0, first), min(size, first + kernel_size)
 
 
 @kernel
-def _max_plane(x, y, indices, size, out, kernel_size, stride, pad):  # type: ignore[no-untyped-def]
+def _max_plane(x, y, indices, size, out, kernel_size, stride, pad):
     """Pool one plane; the first of equals wins, and NaN wins over all."""
     for i in range(out[0]):
         top, bottom = _window(i, stride[0], pad[0], kernel_size[0], size[0])
@@ -34,7 +34,7 @@ def _max_plane(x, y, indices, size, out, kernel_size, stride, pad):  # type: ign
 
 
 @kernel(parallel=True)
-def _max_forward(x, y, indices, size, out, kernel_size, stride, pad):  # type: ignore[no-untyped-def]
+def _max_forward(x, y, indices, size, out, kernel_size, stride, pad):
     """Pool every plane."""
     area, result = size[0] * size[1], out[0] * out[1]
     for plane in prange(x.size // area):
@@ -62,7 +62,7 @@ def max_pool_forward(x: np.ndarray, rows: Axis, cols: Axis) -> tuple[np.ndarray,
 
 
 @kernel(parallel=True)
-def _max_backward(dy, indices, dx, planes):  # type: ignore[no-untyped-def]
+def _max_backward(dy, indices, dx, planes):
     """Add each gradient to where its maximum was."""
     area, result = dx.size // planes, dy.size // planes
     for plane in prange(planes):
@@ -84,7 +84,7 @@ def max_pool_backward(
 
 
 @kernel(parallel=True)
-def _average_forward(x, y, size, out, kernel_size, stride, pad):  # type: ignore[no-untyped-def]
+def _average_forward(x, y, size, out, kernel_size, stride, pad):
     """Average every window; the padding's zeros count."""
     area, result = size[0] * size[1], out[0] * out[1]
     scale = x.dtype.type(1) / x.dtype.type(kernel_size[0] * kernel_size[1])
@@ -109,7 +109,7 @@ def avg_pool_forward(x: np.ndarray, rows: Axis, cols: Axis) -> np.ndarray:
 
 
 @kernel(parallel=True)
-def _average_backward(dy, dx, size, out, kernel_size, stride, pad):  # type: ignore[no-untyped-def]
+def _average_backward(dy, dx, size, out, kernel_size, stride, pad):
     """Spread each gradient evenly over its window."""
     area, result = size[0] * size[1], out[0] * out[1]
     scale = dy.dtype.type(1) / dy.dtype.type(kernel_size[0] * kernel_size[1])

@@ -109,7 +109,7 @@ def merge(
             for half in (0, 1):
                 start = builder.add(first, ir.Constant(INDEX, half * width))
                 order = [half * width // 2 + i // 2 + width * (i % 2) for i in range(width)]
-                merged, write = emit.shuffle(*rows, order), emit.step(target, start)
+                merged, write = emit.shuffle(rows[0], rows[1], order), emit.step(target, start)
                 if masked:
                     emit.store_before(merged, write, start, count_)
                 else:

@@ -22,8 +22,9 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .config import MACHINE
-from .emit import I32, INDEX, Emitter
+from .emit import INDEX, Emitter
 from .jit import kernel
+
 
 @intrinsic(prefer_literal=True)
 def _spread(
@@ -74,9 +75,7 @@ def _dot(
     offsets: Any, offset_at: Any, length: Any, y: Any, y_at: Any,
 ) -> tuple[Any, Callable[..., Any]]:  # fmt: skip
     """Emit `dot` for literal `lanes` and `streams`."""
-    signature = types.void(
-        lanes, streams, a, a_at, a_pitch, b, offsets, offset_at, length, y, y_at
-    )
+    signature = types.void(lanes, streams, a, a_at, a_pitch, b, offsets, offset_at, length, y, y_at)
     rows, columns = lanes.literal_value, streams.literal_value
 
     def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
@@ -87,9 +86,7 @@ def _dot(
             emit.step(first, builder.mul(a_pitch_, ir.Constant(INDEX, i))) for i in range(rows)
         ]
         table = emit.pointer(offsets, offsets_, offset_at_)
-        rights = [
-            emit.pointer(b, b_, builder.load(emit.step(table, j))) for j in range(columns)
-        ]
+        rights = [emit.pointer(b, b_, builder.load(emit.step(table, j))) for j in range(columns)]
         total = emit.accumulators(rows, columns)
         zero, width = ir.Constant(INDEX, 0), ir.Constant(INDEX, emit.width)
         with cgutils.for_range_slice(builder, zero, length_, width, inc=True) as (at, _):
@@ -149,7 +146,7 @@ _DOT = MACHINE.dot + (MACHINE.dot[-1],) * (4 - len(MACHINE.dot))
 
 
 @kernel
-def spread(lanes, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, y, y_at, y_pitch):  # type: ignore[no-untyped-def]
+def spread(lanes, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, y, y_at, y_pitch):
     """``y[i, p] = sum(w[c, t, i] * x[c * plane + taps[t] + p])`` over channels c and taps t.
 
     Assumptions: `lanes` is in `MACHINE.spread`; ``p`` runs over the whole vectors that it stands
@@ -157,19 +154,29 @@ def spread(lanes, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, y, y
     whole vectors reach; `taps` are int64 offsets, those from `tap_at` to `tap_end` apply.
     """
     if lanes == _S0:
-        _spread(_S0, _V0, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, y, y_at, y_pitch)
+        _spread(
+            _S0, _V0, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, y, y_at, y_pitch
+        )
     elif lanes == _S1:
-        _spread(_S1, _V1, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, y, y_at, y_pitch)
+        _spread(
+            _S1, _V1, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, y, y_at, y_pitch
+        )
     elif lanes == _S2:
-        _spread(_S2, _V2, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, y, y_at, y_pitch)
+        _spread(
+            _S2, _V2, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, y, y_at, y_pitch
+        )
     elif lanes == _S3:
-        _spread(_S3, _V3, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, y, y_at, y_pitch)
+        _spread(
+            _S3, _V3, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, y, y_at, y_pitch
+        )
     else:
-        _spread(_S4, _V4, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, y, y_at, y_pitch)
+        _spread(
+            _S4, _V4, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, y, y_at, y_pitch
+        )
 
 
 @kernel
-def dot(lanes, a, a_at, a_pitch, b, offsets, offset_at, length, y, y_at):  # type: ignore[no-untyped-def]
+def dot(lanes, a, a_at, a_pitch, b, offsets, offset_at, length, y, y_at):
     """``y[i, j] += sum(a[i * a_pitch + p] * b[offsets[j] + p])`` over positions p < length.
 
     Assumptions: `lanes` is in `MACHINE.dot`, and ``j`` runs over the streams that it stands with;

@@ -12,8 +12,8 @@ from .jit import kernel
 
 
 @kernel(parallel=True)
-def _adam(param, grad, mean, square, rate, beta1, beta2, root, eps, decay):  # type: ignore[no-untyped-def]
-    """``param -= rate * mean / (sqrt(square) / root + eps)`` with the moments brought up to date."""
+def _adam(param, grad, mean, square, rate, beta1, beta2, root, eps, decay):
+    """``param -= rate * mean / (sqrt(square) / root + eps)``, after updating both."""
     one = param.dtype.type(1)
     for strip in prange((param.size + STRIP - 1) // STRIP):
         first, last = strip * STRIP, (strip + 1) * STRIP
@@ -26,7 +26,7 @@ def _adam(param, grad, mean, square, rate, beta1, beta2, root, eps, decay):  # t
 
 
 @kernel(parallel=True)
-def _sgd(param, grad, buffer, first_step, rate, momentum, fresh, decay, nesterov):  # type: ignore[no-untyped-def]
+def _sgd(param, grad, buffer, first_step, rate, momentum, fresh, decay, nesterov):
     """``param -= rate * d``, where d is the gradient, the momentum, or Nesterov's mixture."""
     for strip in prange((param.size + STRIP - 1) // STRIP):
         first, last = strip * STRIP, (strip + 1) * STRIP

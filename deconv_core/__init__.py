@@ -1,0 +1,40 @@
+"""deconv_core: convolutions and their adjoints, the transposed convolutions, in NumPy and Numba.
+
+Importing compiles nothing and touches no GPU.
+"""
+
+from __future__ import annotations
+
+from deconv_core import data, functional, memory
+from deconv_core.cpu import kernels_are_cached
+from deconv_core.layers import AvgPool2d, Conv2d, ConvTranspose2d, Flatten, MaxPool2d, ReLU
+from deconv_core.linear import Linear
+from deconv_core.losses import CrossEntropyLoss
+from deconv_core.models import DDNet
+from deconv_core.optim import SGD, Adam
+from deconv_core.sequential import Sequential
+from deconv_core.training import Evaluation, evaluate, train_step
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AvgPool2d",
+    "Conv2d",
+    "ConvTranspose2d",
+    "CrossEntropyLoss",
+    "DDNet",
+    "Evaluation",
+    "Flatten",
+    "Linear",
+    "MaxPool2d",
+    "ReLU",
+    "Sequential",
+    "data",
+    "evaluate",
+    "functional",
+    "kernels_are_cached",
+    "memory",
+    "train_step",
+]

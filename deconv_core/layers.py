@@ -1,0 +1,291 @@
+"""The layers on pictures: parameters and options on one side, `functional` on the other.
+
+``layer(x)`` is inference and keeps nothing. ``y, backward = layer.forward(x)`` is training;
+``backward(grad_y)`` adds to the parameters' gradients and returns the gradient to x.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from deconv_core import functional as F
+from deconv_core import geometry, init
+from deconv_core.parameters import Backward, Layer, Weighted, channel_count
+
+
+class Conv2d(Weighted):
+    """2-D convolution of (N, in, H, W) with a weight (out, in / groups, kh, kw), as PyTorch's.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+    kernel_size, stride, padding, dilation : int or pair; padding also "same" or "valid"
+    groups : int
+    bias : bool
+    rng : int seed, numpy.random.Generator, or None for unpredictable initial weights
+    dtype : float32 or float64
+
+    Raises
+    ------
+    ValueError, TypeError
+        Naming what clashes.
+
+    Examples
+    --------
+    >>> conv = Conv2d(3, 8, 3, stride=2, padding=1, rng=0)
+    >>> y, backward = conv.forward(np.ones((4, 3, 9, 9), np.float32))
+    >>> y.shape, backward(np.ones_like(y)).shape
+    ((4, 8, 5, 5), (4, 3, 9, 9))
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        rng: init.Rng = None,
+        dtype: Any = np.float32,
+    ) -> None:
+        channels = channel_count(in_channels, groups, "in_channels")
+        out_channels = channel_count(out_channels, groups, "out_channels")
+        kernel = geometry.pair(kernel_size, "kernel_size", 1)
+        span = geometry.pair(dilation, "dilation", 1)
+        shape = (out_channels, channels // groups, *kernel)
+        smallest = [d * (k - 1) + 1 for d, k in zip(span, kernel, strict=True)]
+        geometry.conv((1, channels, *smallest), shape, stride, padding, dilation, groups)
+        super().__init__(shape, out_channels if bias else None, rng, dtype)
+        self.options = dict(stride=stride, padding=padding, dilation=dilation, groups=groups)
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Inference: (N, in, H, W) -> (N, out, H', W')."""
+        return F.conv2d(x, self.weight.data, self.bias_data, **self.options)
+
+    def forward(self, x: np.ndarray) -> tuple[np.ndarray, Backward]:
+        """Training: the output, and its backward pass, which keeps x."""
+        y, weight, options = self(x), self.weight, self.options
+
+        def backward(grad_y: np.ndarray, input_grad: bool) -> np.ndarray | None:
+            weight.grad += F.conv2d_weight_grad(grad_y, x, weight.shape, **options)
+            if self.bias is not None:
+                self.bias.grad += F.bias_grad(grad_y)
+            if not input_grad:
+                return None
+            return F.conv2d_input_grad(grad_y, weight.data, x.shape, **options)
+
+        return y, Backward(backward, y)
+
+    def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the output for an input of this shape."""
+        return geometry.conv(input_shape, self.weight.shape, **self.options).output_shape
+
+
+class ConvTranspose2d(Weighted):
+    """The adjoint of a convolution, as PyTorch's: weight (in, out / groups, kh, kw).
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+    kernel_size, stride, padding, output_padding, dilation : int or pair
+    groups : int
+    bias : bool
+    rng : int seed, numpy.random.Generator, or None for unpredictable initial weights
+    dtype : float32 or float64
+
+    Raises
+    ------
+    ValueError, TypeError
+        Naming what clashes.
+
+    Examples
+    --------
+    >>> deconv = ConvTranspose2d(8, 3, 3, stride=2, padding=1, rng=0)
+    >>> deconv(np.ones((4, 8, 5, 5), np.float32)).shape
+    (4, 3, 9, 9)
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Any = 1,
+        *,
+        rng: init.Rng = None,
+        dtype: Any = np.float32,
+    ) -> None:
+        channels = channel_count(in_channels, groups, "in_channels")
+        out_channels = channel_count(out_channels, groups, "out_channels")
+        kernel = geometry.pair(kernel_size, "kernel_size", 1)
+        pads = geometry.pair(padding, "padding", 0)
+        shape = (channels, out_channels // groups, *kernel)
+        large_enough = [2 * pad + 1 for pad in pads]  # so that no padding eats the whole output
+        geometry.conv_transpose(
+            (1, channels, *large_enough), shape, stride, padding, output_padding, groups, dilation
+        )
+        super().__init__(shape, out_channels if bias else None, rng, dtype)
+        self.options = dict(stride=stride, padding=padding, groups=groups, dilation=dilation)
+        self._output_padding = output_padding
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Inference: (N, in, H, W) -> (N, out, H', W')."""
+        return F.conv_transpose2d(
+            x, self.weight.data, self.bias_data, output_padding=self._output_padding, **self.options
+        )
+
+    def forward(self, x: np.ndarray) -> tuple[np.ndarray, Backward]:
+        """Training: the output, and its backward pass, which keeps x."""
+        y, weight, options = self(x), self.weight, self.options
+
+        def backward(grad_y: np.ndarray, input_grad: bool) -> np.ndarray | None:
+            weight.grad += F.conv_transpose2d_weight_grad(grad_y, x, weight.shape, **options)
+            if self.bias is not None:
+                self.bias.grad += F.bias_grad(grad_y)
+            if not input_grad:
+                return None
+            return F.conv_transpose2d_input_grad(grad_y, weight.data, x.shape, **options)
+
+        return y, Backward(backward, y)
+
+    def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the output for an input of this shape."""
+        return geometry.conv_transpose(
+            input_shape, self.weight.shape, output_padding=self._output_padding, **self.options
+        ).input_shape
+
+
+class ReLU(Layer):
+    """max(x, 0), elementwise.
+
+    Examples
+    --------
+    >>> ReLU()(np.array([-1.0, 2.0], np.float32)).tolist()
+    [0.0, 2.0]
+    """
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Inference: any shape to the same shape."""
+        return F.relu(x)
+
+    def forward(self, x: np.ndarray) -> tuple[np.ndarray, Backward]:
+        """Training: the output, and its backward pass, which keeps the output."""
+        y = F.relu(x)
+        return y, Backward(lambda grad, wanted: F.relu_backward(grad, y) if wanted else None, y)
+
+    def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the output for an input of this shape."""
+        return input_shape
+
+    def __repr__(self) -> str:
+        return "ReLU()"
+
+
+class _Pool2d(Layer):
+    """What the poolings share: a window, its stride and its padding."""
+
+    def __init__(self, kernel_size: Any, stride: Any = None, padding: Any = 0) -> None:
+        kernel = geometry.pair(kernel_size, "kernel_size", 1)
+        geometry.pool((1, 1, *kernel), kernel, stride, padding)
+        self.window = (kernel_size, stride, padding)
+
+    def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the output for an input of this shape."""
+        rows, cols = geometry.pool(input_shape, *self.window)
+        return (*input_shape[:2], rows.out, cols.out)
+
+    def __repr__(self) -> str:
+        return "{}(kernel_size={}, stride={}, padding={})".format(type(self).__name__, *self.window)
+
+
+class MaxPool2d(_Pool2d):
+    """Maximum over windows of (N, C, H, W), as PyTorch's; stride None means the kernel size.
+
+    Parameters
+    ----------
+    kernel_size, stride, padding : int or pair
+
+    Examples
+    --------
+    >>> MaxPool2d(2)(np.arange(16, dtype=np.float32).reshape(1, 1, 4, 4)).ravel().tolist()
+    [5.0, 7.0, 13.0, 15.0]
+    """
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Inference: (N, C, H, W) -> (N, C, H', W')."""
+        return F.max_pool2d(x, *self.window)[0]
+
+    def forward(self, x: np.ndarray) -> tuple[np.ndarray, Backward]:
+        """Training: the output, and its backward pass, which keeps where the maxima were."""
+        y, indices = F.max_pool2d(x, *self.window)
+        shape = x.shape
+
+        def backward(grad_y: np.ndarray, input_grad: bool) -> np.ndarray | None:
+            return F.max_pool2d_backward(grad_y, indices, shape) if input_grad else None
+
+        return y, Backward(backward, y)
+
+
+class AvgPool2d(_Pool2d):
+    """Mean over windows of (N, C, H, W), padding counted, as PyTorch's default.
+
+    Parameters
+    ----------
+    kernel_size, stride, padding : int or pair; stride None means the kernel size
+
+    Examples
+    --------
+    >>> AvgPool2d(2)(np.arange(16, dtype=np.float32).reshape(1, 1, 4, 4)).ravel().tolist()
+    [2.5, 4.5, 10.5, 12.5]
+    """
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Inference: (N, C, H, W) -> (N, C, H', W')."""
+        return F.avg_pool2d(x, *self.window)
+
+    def forward(self, x: np.ndarray) -> tuple[np.ndarray, Backward]:
+        """Training: the output, and its backward pass, which keeps no array."""
+        y, shape = F.avg_pool2d(x, *self.window), x.shape
+
+        def backward(grad_y: np.ndarray, input_grad: bool) -> np.ndarray | None:
+            return F.avg_pool2d_backward(grad_y, shape, *self.window) if input_grad else None
+
+        return y, Backward(backward, y)
+
+
+class Flatten(Layer):
+    """(N, ...) -> (N, product of the rest).
+
+    Examples
+    --------
+    >>> Flatten()(np.zeros((2, 3, 4, 4), np.float32)).shape
+    (2, 48)
+    """
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Inference: a view of x where its memory allows."""
+        return x.reshape(self.output_shape(x.shape))
+
+    def forward(self, x: np.ndarray) -> tuple[np.ndarray, Backward]:
+        """Training: the output, and its backward pass, which gives the gradient x's shape."""
+        y, shape = self(x), x.shape
+        return y, Backward(lambda grad, wanted: grad.reshape(shape) if wanted else None, y)
+
+    def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the output for an input of this shape."""
+        return (input_shape[0], math.prod(input_shape[1:]))
+
+    def __repr__(self) -> str:
+        return "Flatten()"

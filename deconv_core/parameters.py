@@ -1,0 +1,231 @@
+"""What every layer shares: parameters with names, and a backward pass that runs once."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from deconv_core import init
+
+
+class Parameter:
+    """A trainable array and the sum of its gradients.
+
+    Parameters
+    ----------
+    data : float32 or float64 array, kept without a copy when it is C-contiguous
+
+    Attributes
+    ----------
+    data, grad : arrays of one shape and dtype; `grad` starts at zero and is only ever added to
+
+    Examples
+    --------
+    >>> weight = Parameter(np.ones((2, 3), np.float32))
+    >>> weight.shape, weight.dtype, float(weight.grad.sum())
+    ((2, 3), dtype('float32'), 0.0)
+    """
+
+    __slots__ = ("data", "grad")
+
+    def __init__(self, data: np.ndarray) -> None:
+        self.data = np.asarray(data, init.float_dtype(np.asarray(data).dtype), order="C")
+        # np.zeros, unlike zeros_like, takes no memory until a gradient is written.
+        self.grad = np.zeros(self.data.shape, self.data.dtype)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of `data` and of `grad`."""
+        return self.data.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Dtype of `data` and of `grad`."""
+        return self.data.dtype
+
+    def zero_grad(self) -> None:
+        """Set the gradient to zero, in place."""
+        self.grad.fill(0)
+
+    def __repr__(self) -> str:
+        return f"Parameter(shape={self.shape}, dtype={self.dtype})"
+
+
+class Backward:
+    """The backward pass of one forward call: ``grad_x = backward(grad_y)``, once.
+
+    Adds the parameters' gradients to ``parameter.grad`` and returns the gradient to the input.
+    With ``input_grad=False`` it returns None and does not compute that gradient, which is what
+    the first layer of a net in training wants. Whatever the forward pass kept is released
+    by the call.
+
+    Raises
+    ------
+    RuntimeError
+        When called a second time; nothing changes.
+    ValueError, TypeError
+        When the gradient's shape or dtype is not the output's; nothing changes, and the right
+        gradient can still be passed.
+    """
+
+    __slots__ = ("_dtype", "_run", "_shape")
+
+    def __init__(
+        self, run: Callable[[np.ndarray, bool], np.ndarray | None], output: np.ndarray
+    ) -> None:
+        self._run: Callable[[np.ndarray, bool], np.ndarray | None] | None = run
+        self._shape, self._dtype = output.shape, output.dtype
+
+    def __call__(self, grad_output: np.ndarray, input_grad: bool = True) -> Any:
+        if self._run is None:
+            raise RuntimeError("backward was called already: each forward call allows one")
+        if grad_output.shape != self._shape:
+            raise ValueError(
+                f"grad_output has shape {grad_output.shape} but the output has {self._shape}"
+            )
+        if grad_output.dtype != self._dtype:
+            raise TypeError(f"grad_output is {grad_output.dtype} but the output is {self._dtype}")
+        run, self._run = self._run, None
+        return run(grad_output, input_grad)
+
+
+class Layer:
+    """Base of layers and nets: finds the parameters and layers set as attributes.
+
+    A layer of your own needs ``__call__(x) -> y``, ``forward(x) -> (y, Backward(...))`` and
+    ``output_shape(input_shape)``.
+
+    Examples
+    --------
+    >>> class Scale(Layer):
+    ...     def __init__(self):
+    ...         self.factor = Parameter(np.ones(1, np.float32))
+    >>> [name for name, _ in Scale().named_parameters()]
+    ['factor']
+    """
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Inference: return the output and keep nothing."""
+        raise NotImplementedError
+
+    def forward(self, x: np.ndarray) -> tuple[np.ndarray, Backward]:
+        """Training: return the output and its backward pass."""
+        raise NotImplementedError
+
+    def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the output for an input of this shape; computes nothing."""
+        raise NotImplementedError
+
+    def children(self) -> dict[str, Layer]:
+        """Return the layers directly inside this one, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Layer)}
+
+    def walk(self) -> Iterator[Layer]:
+        """Yield the layers inside this one that hold no others (itself, if it holds none)."""
+        children = self.children()
+        if not children:
+            yield self
+        for child in children.values():
+            yield from child.walk()
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Yield (name, parameter); inner layers' names are joined with dots, as in PyTorch."""
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                yield name, value
+        for child_name, child in self.children().items():
+            for name, parameter in child.named_parameters():
+                yield f"{child_name}.{name}", parameter
+
+    def parameters(self) -> list[Parameter]:
+        """Return the parameters in order, one that is shared by several layers only once."""
+        return list({id(p): p for _, p in self.named_parameters()}.values())
+
+    def zero_grad(self) -> None:
+        """Set all gradients to zero, in place."""
+        for parameter in self.parameters():
+            parameter.zero_grad()
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Return copies of all parameters by name: names, shapes and layouts of PyTorch."""
+        return {name: parameter.data.copy() for name, parameter in self.named_parameters()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Copy the arrays of `state` into the parameters, or change nothing.
+
+        Parameters
+        ----------
+        state : mapping of names to arrays (anything `np.asarray` takes: PyTorch tensors too)
+
+        Raises
+        ------
+        ValueError
+            Listing every entry that is missing, unknown, of another shape or dtype, or not finite.
+        """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state_dict must be a mapping of names, got {type(state).__name__}")
+        own = dict(self.named_parameters())
+        problems = [f"{name} is missing" for name in own if name not in state]
+        problems += [f"{name} is unknown to this net" for name in state if name not in own]
+        arrays = {name: np.asarray(state[name]) for name in own if name in state}
+        for name, array in arrays.items():
+            problems += mismatches(name, array, own[name].data)
+        if problems:
+            raise ValueError("state_dict does not fit: " + "; ".join(problems))
+        for name, array in arrays.items():
+            np.copyto(own[name].data, array)
+
+
+def mismatches(name: str, array: np.ndarray, like: np.ndarray) -> list[str]:
+    """Return in words why `array` cannot take the place of `like` (nothing if it can)."""
+    if array.shape != like.shape:
+        return [f"{name} has shape {array.shape} but {like.shape} is needed"]
+    if array.dtype != like.dtype:
+        return [f"{name} is {array.dtype} but {like.dtype} is needed"]
+    if not np.isfinite(array).all():
+        return [f"{name} has values that are not finite"]
+    return []
+
+
+def count(value: Any, name: str) -> int:
+    """Return `value` as an integer of at least one."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, got {number}")
+    return number
+
+
+def channel_count(value: Any, groups: Any, name: str) -> int:
+    """Return a number of channels, which `groups` must divide."""
+    channels, groups = count(value, name), count(groups, "groups")
+    if channels % groups:
+        raise ValueError(f"{name} {channels} is not divisible by groups {groups}")
+    return channels
+
+
+class Weighted(Layer):
+    """A layer with a weight and, unless it is None, a bias."""
+
+    def __init__(
+        self, weight_shape: tuple[int, ...], bias_size: int | None, rng: init.Rng, dtype: Any
+    ) -> None:
+        weight, bias = init.weight_and_bias(weight_shape, bias_size, rng, dtype)
+        self.weight = Parameter(weight)
+        self.bias = None if bias is None else Parameter(bias)
+        self.options: dict[str, Any] = {}
+
+    @property
+    def bias_data(self) -> np.ndarray | None:
+        """The bias array, or None."""
+        return None if self.bias is None else self.bias.data
+
+    def __repr__(self) -> str:
+        options = "".join(f", {name}={value}" for name, value in self.options.items())
+        bias = "" if self.bias is not None else ", bias=False"
+        return f"{type(self).__name__}(weight={self.weight.shape}{options}{bias})"

@@ -1,0 +1,102 @@
+"""Layers one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from deconv_core.parameters import Backward, Layer
+
+
+class Sequential(Layer):
+    """Layers applied one after another; itself a layer.
+
+    Parameters
+    ----------
+    *layers : layers, which are named "0", "1", ...; or one mapping of names to layers; or one
+        list of (name, layer)
+
+    Raises
+    ------
+    ValueError
+        For a name that is empty, has a dot, or comes twice.
+    TypeError
+        For something that is not a layer.
+
+    Examples
+    --------
+    >>> from deconv_core.layers import Conv2d, ReLU
+    >>> net = Sequential({"conv1": Conv2d(3, 8, 3, rng=0), "relu1": ReLU()})
+    >>> [name for name, _ in net.named_parameters()]
+    ['conv1.weight', 'conv1.bias']
+    >>> net(np.zeros((2, 3, 8, 8), np.float32)).shape
+    (2, 8, 6, 6)
+    """
+
+    def __init__(self, *layers: Any) -> None:
+        named: Any = [(str(index), layer) for index, layer in enumerate(layers)]
+        if len(layers) == 1 and isinstance(layers[0], Mapping):
+            named = layers[0].items()
+        elif len(layers) == 1 and isinstance(layers[0], Sequence):
+            named = layers[0]
+        self._layers: dict[str, Layer] = {}
+        for name, layer in named:
+            self._add(name, layer)
+
+    def _add(self, name: str, layer: Layer) -> None:
+        """Append one layer, after checking it and its name."""
+        if not isinstance(layer, Layer):
+            raise TypeError(f"layer {name!r} must be a Layer, got {type(layer).__name__}")
+        if not isinstance(name, str) or not name or "." in name:
+            raise ValueError(f"a layer's name must be a string without dots, got {name!r}")
+        if name in self._layers:
+            raise ValueError(f"the name {name!r} is used by two layers")
+        self._layers[name] = layer
+
+    def children(self) -> dict[str, Layer]:
+        """Return the layers by name."""
+        return dict(self._layers)
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Inference: return the output and keep nothing."""
+        for layer in self._layers.values():
+            x = layer(x)
+        return x
+
+    def forward(self, x: np.ndarray) -> tuple[np.ndarray, Backward]:
+        """Training: return the output and its backward pass."""
+        steps: list[Backward] = []
+        for layer in self._layers.values():
+            x, step = layer.forward(x)
+            steps.append(step)
+
+        def backward(grad: np.ndarray, input_grad: bool) -> np.ndarray | None:
+            # Each step is dropped as it is run, and what its layer kept goes with it.
+            while steps:
+                step = steps.pop()
+                grad = step(grad, input_grad or bool(steps))
+            return grad if input_grad else None
+
+        return x, Backward(backward, x)
+
+    def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the output for an input of this shape."""
+        for layer in self._layers.values():
+            input_shape = layer.output_shape(input_shape)
+        return input_shape
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self._layers.values())
+
+    def __getitem__(self, key: int | str) -> Layer:
+        """Return a layer by its position or its name."""
+        return self._layers[key] if isinstance(key, str) else list(self._layers.values())[key]
+
+    def __repr__(self) -> str:
+        inner = "".join(f"\n  {name}: {layer!r}" for name, layer in self._layers.items())
+        return f"Sequential({inner}\n)"

@@ -1,0 +1,217 @@
+"""One training step, exact for any batch in bounded memory; prediction and evaluation."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from deconv_core.linear import gathering
+from deconv_core.optim import Optimizer
+from deconv_core.parameters import Layer
+from deconv_core.sequential import Sequential
+
+SLICE_BYTES = 32 << 20  # what the layers' outputs for one slice of a batch may take
+Criterion = Callable[[np.ndarray, np.ndarray], tuple[float, np.ndarray]]
+
+
+def activation_bytes(net: Layer, image_shape: tuple[int, ...], itemsize: int = 4) -> int:
+    """Return the bytes of all layers' outputs for one image: what its training step moves.
+
+    Examples
+    --------
+    >>> from deconv_core.models import DDNet
+    >>> round(activation_bytes(DDNet(), (3, 32, 32)) / 2**20, 2)
+    6.05
+    """
+    return itemsize * sum(math.prod(shape) for shape in _output_shapes(net, (1, *image_shape)))
+
+
+def _output_shapes(net: Layer, shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """Yield the output shape of every layer, looking into Sequentials."""
+    if not isinstance(net, Sequential):
+        yield net.output_shape(shape)
+        return
+    for layer in net:
+        yield from _output_shapes(layer, shape)
+        shape = layer.output_shape(shape)
+
+
+def slice_size(net: Layer, x: np.ndarray, micro_batch: int | str | None) -> int:
+    """Return how many images of `x` go through `net` at a time.
+
+    For "auto" that is the power of two whose activations come closest to 32 MiB from below, and
+    at least one: 4 for DDNet at 32x32, 1 at 224x224. It depends on shapes alone, never on the
+    machine or its threads, so that results do not either.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Unless `micro_batch` is "auto", None or an integer of at least one.
+    """
+    images = max(len(x), 1)
+    if micro_batch is None:
+        return images
+    if micro_batch == "auto":
+        fitting = SLICE_BYTES // max(activation_bytes(net, x.shape[1:], x.itemsize), 1)
+        return min(1 << max(fitting.bit_length() - 1, 0), images)
+    try:
+        size = operator.index(micro_batch)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(
+            f'micro_batch must be "auto", None or an integer, got {micro_batch!r}'
+        ) from None
+    if size < 1:
+        raise ValueError(f"micro_batch must be at least 1, got {size}")
+    return size
+
+
+def train_step(
+    net: Layer,
+    criterion: Criterion,
+    optimizer: Optimizer,
+    x: np.ndarray,
+    target: np.ndarray,
+    micro_batch: int | str | None = "auto",
+) -> float:
+    """Make one optimizer step on a batch and return its mean loss from before the step.
+
+    The gradient of a mean over N images is the sum of its slices' gradients, so each slice goes
+    through the whole net, forward and backward, before the next: memory does not grow with the
+    batch, and what a layer leaves is still in cache when the next one wants it.
+
+    Parameters
+    ----------
+    net : a layer or Sequential
+    criterion : ``(logits, target) -> (mean loss, gradient to logits)``
+    optimizer : SGD or Adam over the net's parameters
+    x : (N, ...) float array
+    target : (N,) as the criterion takes it
+    micro_batch : images in a slice, "auto" (see `slice_size`) or None for the whole batch
+
+    Raises
+    ------
+    ValueError, TypeError
+        When x and target differ in length or hold nothing, or micro_batch is no such number.
+    FloatingPointError
+        When the loss is not finite: weights and optimizer are as before, gradients are zero.
+
+    Examples
+    --------
+    >>> import deconv_core as dc
+    >>> net = dc.Sequential(dc.Linear(4, 3, rng=0))
+    >>> optimizer = dc.SGD(net.parameters(), lr=0.1)
+    >>> x, target = np.ones((8, 4), np.float32), np.zeros(8, np.int64)
+    >>> first = dc.train_step(net, dc.CrossEntropyLoss(), optimizer, x, target)
+    >>> dc.train_step(net, dc.CrossEntropyLoss(), optimizer, x, target) < first
+    True
+    """
+    if len(x) != len(target) or not len(x):
+        raise ValueError(f"x holds {len(x)} images and target {len(target)} labels")
+    size = slice_size(net, x, micro_batch)
+    net.zero_grad()
+    loss = 0.0
+    try:
+        with gathering(net):
+            for start in range(0, len(x), size):
+                part = slice(start, start + size)
+                loss += _accumulate(net, criterion, x[part], target[part], len(x))
+    except BaseException:
+        net.zero_grad()
+        raise
+    optimizer.step()
+    return loss
+
+
+def _accumulate(
+    net: Layer, criterion: Criterion, x: np.ndarray, target: np.ndarray, total: int
+) -> float:
+    """Add one slice's share of the gradients and return its share of the loss."""
+    logits, backward = net.forward(x)
+    loss, grad = criterion(logits, target)
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"the loss is {float(loss)}")
+    if len(x) < total:
+        grad *= len(x) / total
+    backward(grad, input_grad=False)
+    return float(loss) * (len(x) / total)
+
+
+def predict(net: Layer, x: np.ndarray, micro_batch: int | str | None = "auto") -> np.ndarray:
+    """Return ``net(x)``, slice by slice, so that memory does not grow with the batch.
+
+    Examples
+    --------
+    >>> from deconv_core.models import DDNet
+    >>> predict(DDNet(image_size=8), np.zeros((3, 3, 8, 8), np.float32)).shape
+    (3, 10)
+    """
+    size = slice_size(net, x, micro_batch)
+    parts = [net(x[start : start + size]) for start in range(0, max(len(x), 1), size)]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a net made of labelled images.
+
+    Attributes
+    ----------
+    confusion : (classes, classes) int64 array; row = true class, column = predicted class
+    """
+
+    confusion: np.ndarray
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return int(self.confusion.sum())
+
+    @property
+    def accuracy(self) -> float:
+        """Share of images whose class was predicted, from 0 to 1."""
+        return float(np.trace(self.confusion)) / self.images
+
+
+def evaluate(
+    net: Layer,
+    batches: Iterable[tuple[np.ndarray, np.ndarray]],
+    micro_batch: int | str | None = "auto",
+) -> Evaluation:
+    """Predict the class of every image, the largest logit, and compare with the labels.
+
+    Parameters
+    ----------
+    net : a layer or Sequential that returns (N, classes) logits
+    batches : iterable of (images, int64 labels)
+    micro_batch : as in `train_step`
+
+    Raises
+    ------
+    ValueError
+        When there are no images, or a label is outside the classes.
+
+    Examples
+    --------
+    >>> from deconv_core.layers import Flatten
+    >>> batch = np.eye(3, dtype=np.float32), np.array([0, 1, 1])
+    >>> result = evaluate(Flatten(), [batch])
+    >>> result.images, round(result.accuracy, 3), result.confusion[1].tolist()
+    (3, 0.667, [0, 1, 1])
+    """
+    confusion: Any = None
+    for x, target in batches:
+        logits = predict(net, x, micro_batch)
+        classes = logits.shape[1]
+        if len(target) != len(x) or target.min(initial=0) < 0 or target.max(initial=0) >= classes:
+            raise ValueError(f"labels must be {len(x)} numbers from 0 to {classes - 1}")
+        pairs = np.bincount(target * classes + logits.argmax(axis=1), minlength=classes**2)
+        counts = pairs.reshape(classes, classes)
+        confusion = counts if confusion is None else confusion + counts
+    if confusion is None or not confusion.sum():
+        raise ValueError("there are no images to evaluate")
+    return Evaluation(confusion)
