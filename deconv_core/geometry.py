@@ -1,9 +1,9 @@
 """Sizes, strides, paddings, dilations, groups and phases: the only place with that arithmetic.
 
 One fact carries the whole engine. Along one axis a convolution with stride ``s`` and dilation
-``d`` reads, for output position ``o`` and tap ``k``, the padded input at ``o * s + k * d``. Write
-that index as ``s * (o + shift) + phase``, with ``phase = (k * d) % s`` and ``shift = (k * d) //
-s``: each tap reads one of ``s`` *phases* of the input, at unit stride. The adjoint, read the other way
+``d`` reads, for output position ``o`` and tap ``k``, the padded input at ``o * s + k * d``. That
+index is ``s * (o + shift) + phase``, with ``phase = (k * d) % s`` and ``shift = (k * d) // s``:
+each tap reads one of ``s`` *phases* of the input, at unit stride. The adjoint, read the other way
 round, writes each phase of its output at unit stride (sweep.py). So neither a convolution nor a
 transposed one ever strides, scatters or inserts a zero inside its arithmetic.
 """

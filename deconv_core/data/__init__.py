@@ -19,9 +19,9 @@ from deconv_core.data.shapes import make_shapes
 from deconv_core.data.transforms import Compose, Normalize, Resize, ToUnit
 
 __all__ = [
+    "CHOICES",
     "CIFAR10_BINARY",
     "CIFAR10_PYTHON",
-    "CHOICES",
     "Archive",
     "Compose",
     "DownloadError",

@@ -21,7 +21,10 @@ from numpy.typing import NDArray
 from deconv_core.data.dataset import ImageDataset
 from deconv_core.data.unpickle import loads
 
-CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
 SHAPE = (3, 32, 32)
 PIXELS = 3 * 32 * 32
 RECORD_BYTES = 1 + PIXELS
