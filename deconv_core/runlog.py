@@ -74,7 +74,11 @@ class Run:
 
     Examples
     --------
+    >>> from deconv_core.linear import Linear
+    >>> from deconv_core.optim import SGD
+    >>> net = Linear(4, 3, rng=0)
     >>> with tempfile.TemporaryDirectory() as folder, Run(folder) as run:
+    ...     run.begin(net, SGD(net.parameters()), options={}, data="no images")
     ...     run.log(step=1, loss=2.5)
     ...     run.records()
     [{'step': 1, 'loss': 2.5}]
@@ -95,21 +99,21 @@ class Run:
         self._interval, self._cost, self._last = checkpoint_seconds, 0.0, time.monotonic()
 
     def _open(self, resume: bool) -> None:
-        """Read the run that is to be resumed, if there is one, and open the metrics."""
-        self.path = self.folder / CHECKPOINT
+        """Read the run that is to be resumed, if there is one; change nothing."""
+        self.path, metrics = self.folder / CHECKPOINT, self.folder / METRICS
         self.position = Position()
         self._arrays: dict[str, Any] = {}
         self.saved: dict[str, Any] | None = None
         if resume and self.path.exists():
             self._arrays, self.saved = checkpoint.load(self.path)
             self.position = Position(**self.saved["position"])
-        elif found := [name for name in (CHECKPOINT, METRICS) if (self.folder / name).exists()]:
+        elif self.path.exists() or (metrics.exists() and metrics.stat().st_size):
             raise ValueError(
-                f"{self.folder} holds {' and '.join(found)} of another run: "
+                f"{self.folder} holds the {'checkpoint' if self.path.exists() else 'metrics'} "
+                "of another run: "
                 + ("its checkpoint is missing" if resume else "--resume goes on with it")
                 + ", and another --out starts a new one"
             )
-        self._metrics = _open_log(self.folder / METRICS, (self.saved or {}).get("metrics_bytes", 0))
 
     def _claim(self) -> None:
         """Make the folder, see that it can be written, and keep other runs out of it."""
@@ -167,7 +171,7 @@ class Run:
     def begin(
         self, net: Layer, optimizer: Optimizer, options: Mapping[str, Any], data: str
     ) -> None:
-        """Take over the saved run's weights, optimizer and position; write a first checkpoint.
+        """Take over the saved run's weights and optimizer, and write a first checkpoint.
 
         Parameters
         ----------
@@ -178,7 +182,8 @@ class Run:
         Raises
         ------
         ValueError
-            When the saved run is of another net, optimizer or data set; the checkpoint is named.
+            When the saved run is of another net, optimizer or data set, or its metrics were cut;
+            the file is named, and nothing in the folder changes.
         """
         if self.saved is not None:
             if data != self.saved["data"]:
@@ -190,6 +195,7 @@ class Run:
             except ValueError as error:
                 raise ValueError(f"{self.path} is of another net: {error}") from error
             self._arrays = {}
+        self._metrics = _open_log(self.folder / METRICS, (self.saved or {}).get("metrics_bytes", 0))
         self._trained = net, optimizer
         self._fixed = {"options": dict(options), "data": data}
         self.save()

@@ -101,7 +101,8 @@ def _block(
     if images == 1:
         least = max(4 * rows.reach, ceil_div(128, pitch))
         wanted = min(ceil_div(tasks, max(1, batch)), max(1, rows.count // least))
-        row_blocks = max(wanted, ceil_div(rows.count, max(1, room - rows.reach)))
+        fit = max(1, 2 * rows.reach, room - rows.reach)
+        row_blocks = max(wanted, ceil_div(rows.count, fit))
     block_rows = ceil_div(rows.count, row_blocks)
     row_blocks = ceil_div(rows.count, block_rows)
     if images == 1:
