@@ -92,7 +92,8 @@ def load(path: str | PathLike[str]) -> tuple[dict[str, np.ndarray], Any]:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
+            names = file.keys()
+            arrays = {name: file.get_tensor(name) for name in names}
         state = json.loads(metadata["state"])
         if metadata["crc32"] != str(_checksum(arrays)):
             raise ValueError("its arrays are not those that were written")

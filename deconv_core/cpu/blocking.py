@@ -202,7 +202,9 @@ def spread_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Plan:
     widest = MACHINE.vector_bytes // itemsize * max(v for _, v in MACHINE.spread)
     numbers["panel_pitch"] = _line_stride(numbers["positions"] + widest, itemsize)
     most = min(MACHINE.spread[0][0], numbers["result_channels"])
-    numbers["panel_size"] = numbers["panel_pitch"] * most * columns.write_stride
+    numbers["panel_size"] = (
+        numbers["panel_pitch"] * most * rows.write_stride * columns.write_stride
+    )
     return _finish(numbers, _taps(rows, columns, numbers), units, at)
 
 

@@ -39,20 +39,21 @@ def _spread_task(task, x, weights, bias, y, p, taps, phase_at, units, scratch):
         if group != packed_group:
             pack_source(x, packed, p, image, row, group)
             packed_group = group
-        for phase in range(phase_at.size - 1):
-            phase_w = phase % p.write_stride_w
-            for q in range(0, p.positions, step):
+        for q in range(0, p.positions, step):
+            begin = at
+            for phase in range(phase_at.size - 1):
                 spread(
-                    lanes, weights, at, packed, q, p.plane, p.source_channels,
+                    lanes, weights, begin, packed, q, p.plane, p.source_channels,
                     taps, phase_at[phase], phase_at[phase + 1],
-                    panel, phase_w * lanes * p.panel_pitch + q, p.panel_pitch,
+                    panel, phase * lanes * p.panel_pitch + q, p.panel_pitch,
                 )  # fmt: skip
-            at += lanes * p.source_channels * (phase_at[phase + 1] - phase_at[phase])
-            if phase_w == p.write_stride_w - 1:
-                unpack(
-                    panel, lanes * p.panel_pitch, y, p, image, row,
-                    group * p.result_channels + first, lanes, phase // p.write_stride_w, bias,
-                )  # fmt: skip
+                begin += lanes * p.source_channels * (phase_at[phase + 1] - phase_at[phase])
+        for phase_h in range(p.write_stride_h):
+            unpack(
+                panel[phase_h * p.write_stride_w * lanes * p.panel_pitch :],
+                lanes * p.panel_pitch, y, p, image, row,
+                group * p.result_channels + first, lanes, phase_h, bias,
+            )  # fmt: skip
 
 
 @kernel(parallel=True)
