@@ -12,6 +12,7 @@ from deconv_core.linear import Linear
 from deconv_core.losses import CrossEntropyLoss
 from deconv_core.models import DDNet
 from deconv_core.optim import SGD, Adam
+from deconv_core.parameters import Layer, Parameter
 from deconv_core.sequential import Sequential
 from deconv_core.training import Evaluation, evaluate, train_step
 
@@ -27,8 +28,10 @@ __all__ = [
     "DDNet",
     "Evaluation",
     "Flatten",
+    "Layer",
     "Linear",
     "MaxPool2d",
+    "Parameter",
     "ReLU",
     "Sequential",
     "data",

@@ -20,7 +20,7 @@ def _adam(param, grad, mean, square, rate, beta1, beta2, root, eps, decay):
         p, d, m, v = param[first:last], grad[first:last], mean[first:last], square[first:last]
         for i in range(p.size):
             g = d[i] + decay * p[i]
-            m[i] += (one - beta1) * (g - m[i])
+            m[i] = beta1 * m[i] + (one - beta1) * g
             v[i] = beta2 * v[i] + (one - beta2) * g * g
             p[i] -= rate * m[i] / (np.sqrt(v[i]) / root + eps)
 
