@@ -10,7 +10,8 @@ import pytest
 from deconv_core.data import ImageDataset, cifar10, read_cifar10
 
 NAMES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
-CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer"]
+CLASSES += ["dog", "frog", "horse", "ship", "truck"]
 
 
 def text(value):

@@ -22,6 +22,7 @@ from .config import (
     MAX_CHUNKS,
     MIN_TASKS,
     PACK_BYTES,
+    PANEL_BYTES,
     PARTIAL_BYTES,
 )
 
@@ -84,17 +85,15 @@ def _line_stride(elements: int, itemsize: int) -> int:
     return (ceil_div(elements, line) | 1) * line
 
 
-def _block(
-    rows: Sweep, columns: Sweep, batch: int, column_bytes: int, tasks: int
-) -> dict[str, int]:
+def _block(rows: Sweep, columns: Sweep, batch: int, most: int, tasks: int) -> dict[str, int]:
     """Choose images and rows per block, and the packed layout that follows.
 
-    `column_bytes` is what one packed position costs over all channels and phases; blocks are cut
-    further, down to where the halo would be most of the work, until there are `tasks` of them.
+    A block has about `most` positions, or fewer: blocks are cut further, down to where the halo
+    would be most of the work, until there are `tasks` of them.
     """
     pitch = columns.count + columns.reach - columns.overlap
     image_rows = rows.count + rows.reach - rows.overlap
-    room = min(BLOCK_POSITIONS, PACK_BYTES // column_bytes) // pitch  # packed rows
+    room = most // pitch  # packed rows
     images, row_blocks = 1, 1
     if room >= 2 * image_rows:
         images = max(1, min(room // image_rows, batch // tasks))
@@ -151,7 +150,13 @@ def _common(
     """Return the fields that every pass fills alike; `source` and `result` are channels."""
     phases = rows.read_stride * columns.read_stride
     source, result = (count // geometry.groups for count in channels)
-    layout = _block(rows, columns, geometry.batch, source * phases * itemsize, tasks)
+    panel = MACHINE.spread[0][0] * rows.write_stride * columns.write_stride  # per position
+    most = min(
+        BLOCK_POSITIONS,
+        PACK_BYTES // (source * phases * itemsize),
+        PANEL_BYTES // (panel * itemsize),
+    )
+    layout = _block(rows, columns, geometry.batch, most, tasks)
     plane = _line_stride(phases * layout["phase_plane"] + columns.reach, itemsize)
     widest = MACHINE.vector_bytes // itemsize * max(v for _, v in MACHINE.spread)
     numbers = dict.fromkeys(_FIELDS, 0) | layout
@@ -172,7 +177,7 @@ def _common(
 def _finish(
     numbers: dict[str, int], taps: tuple[np.ndarray, np.ndarray, np.ndarray], units: list, size: int
 ) -> Plan:
-    """Freeze the fields into a plan; `units` hold (group, first, lanes, weight offset)."""
+    """Freeze the fields into a plan."""
     parts = numbers["chunks"] or numbers["blocks"]
     numbers["splits"] = min(len(units), ceil_div(MIN_TASKS, max(1, parts)))
     record = np.zeros(1, PLAN)
@@ -202,9 +207,7 @@ def spread_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Plan:
     widest = MACHINE.vector_bytes // itemsize * max(v for _, v in MACHINE.spread)
     numbers["panel_pitch"] = _line_stride(numbers["positions"] + widest, itemsize)
     most = min(MACHINE.spread[0][0], numbers["result_channels"])
-    numbers["panel_size"] = (
-        numbers["panel_pitch"] * most * rows.write_stride * columns.write_stride
-    )
+    numbers["panel_size"] = numbers["panel_pitch"] * most * rows.write_stride * columns.write_stride
     return _finish(numbers, _taps(rows, columns, numbers), units, at)
 
 
