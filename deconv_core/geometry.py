@@ -13,6 +13,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 
@@ -144,18 +145,22 @@ def _check_rank(name: str, shape: Sequence[int]) -> None:
         raise ValueError(f"{name} must have 4 axes, got {len(shape)}: shape {tuple(shape)}")
 
 
-def _check_groups(groups: int, **channels: int) -> int:
-    """Return `groups`, which must divide every number of channels given."""
+def _group_count(groups: Any) -> int:
+    """Return `groups` as an integer >= 1."""
     try:
-        groups = operator.index(groups)
+        count = operator.index(groups)
     except TypeError:
         raise TypeError(f"groups must be an integer, got {groups!r}") from None
-    if groups < 1:
-        raise ValueError(f"groups must be at least 1, got {groups}")
+    if count < 1:
+        raise ValueError(f"groups must be at least 1, got {count}")
+    return count
+
+
+def _check_groups(groups: int, **channels: int) -> None:
+    """Raise unless `groups` divides every number of channels given."""
     for name, count in channels.items():
         if count % groups:
             raise ValueError(f"{name} {count} is not divisible by groups {groups}")
-    return groups
 
 
 def _check_positive(name: str, shape: Sequence[int], first: int) -> None:
@@ -165,7 +170,10 @@ def _check_positive(name: str, shape: Sequence[int], first: int) -> None:
 
 
 def _conv_padding(
-    padding: Any, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
+    padding: str | tuple[int, int],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return ((top, bottom), (left, right)); "same" puts the odd one last, as PyTorch does."""
     if padding == "valid":
@@ -177,7 +185,7 @@ def _conv_padding(
         return (total[0] // 2, total[0] - total[0] // 2), (total[1] // 2, total[1] - total[1] // 2)
     if isinstance(padding, str):
         raise ValueError(f'padding must be "same", "valid" or integers, got {padding!r}')
-    rows, cols = pair(padding, "padding", 0)
+    rows, cols = padding
     return (rows, rows), (cols, cols)
 
 
@@ -208,14 +216,30 @@ def conv(
     >>> str(conv((8, 3, 32, 32), (16, 3, 3, 3), stride=2, padding=1))
     '8x3x32x32 * 16x3x3x3 -> 8x16x16x16 (stride 2,2 pad 1,1 dilation 1,1 groups 1)'
     """
+    stride, dilation = pair(stride, "stride", 1), pair(dilation, "dilation", 1)
+    if not isinstance(padding, str):
+        padding = pair(padding, "padding", 0)
+    groups = _group_count(groups)
+    return _conv(tuple(input_shape), tuple(weight_shape), stride, padding, dilation, groups)
+
+
+@lru_cache(maxsize=1024)
+def _conv(
+    input_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    stride: tuple[int, int],
+    padding: str | tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+) -> ConvGeometry:
+    """Check shapes against normalised options; nets ask for the same few over and over."""
     _check_rank("input", input_shape)
     _check_rank("weight", weight_shape)
     _check_positive("weight", weight_shape, 0)
     _check_positive("input", input_shape, 1)
-    stride, dilation = pair(stride, "stride", 1), pair(dilation, "dilation", 1)
     batch, channels, *size = input_shape
     out_channels, per_group, *kernel = weight_shape
-    groups = _check_groups(groups, in_channels=channels, out_channels=out_channels)
+    _check_groups(groups, in_channels=channels, out_channels=out_channels)
     if per_group * groups != channels:
         raise ValueError(
             f"input has {channels} channels but weight of shape {tuple(weight_shape)} "
@@ -261,20 +285,35 @@ def conv_transpose(
     >>> conv_transpose((8, 16, 32, 32), (16, 3, 3, 3), stride=2, padding=1).input_shape
     (8, 3, 63, 63)
     """
+    stride, dilation = pair(stride, "stride", 1), pair(dilation, "dilation", 1)
+    padding, extra = pair(padding, "padding", 0), pair(output_padding, "output_padding", 0)
+    groups = _group_count(groups)
+    shapes = tuple(input_shape), tuple(weight_shape)
+    return _conv_transpose(*shapes, stride, padding, extra, groups, dilation)
+
+
+@lru_cache(maxsize=1024)
+def _conv_transpose(
+    input_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    extra: tuple[int, int],
+    groups: int,
+    dilation: tuple[int, int],
+) -> ConvGeometry:
+    """Check shapes against normalised options."""
     _check_rank("input", input_shape)
     _check_rank("weight", weight_shape)
     _check_positive("weight", weight_shape, 0)
     _check_positive("input", input_shape, 1)
-    stride, dilation = pair(stride, "stride", 1), pair(dilation, "dilation", 1)
-    padding = pair(padding, "padding", 0)
-    extra = pair(output_padding, "output_padding", 0)
     batch, channels, *size = input_shape
     if channels != weight_shape[0]:
         raise ValueError(
             f"input has {channels} channels but weight of shape {tuple(weight_shape)} "
             f"takes {weight_shape[0]}"
         )
-    groups = _check_groups(groups, in_channels=channels)
+    _check_groups(groups, in_channels=channels)
     axes = []
     for i in (0, 1):
         if extra[i] >= max(stride[i], dilation[i]):

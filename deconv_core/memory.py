@@ -105,7 +105,7 @@ def empty(shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
         _leases[id(lease)] = lease, size, block
         array = lent.reshape(dims)
     if _junk is not None:
-        array.view(np.uint8).fill(_junk) if array.size else None
+        array.reshape(-1).view(np.uint8).fill(_junk)
     return array
 
 

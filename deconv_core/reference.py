@@ -100,6 +100,12 @@ def conv_weight_grad(x: Array, dy: Array, geometry: ConvGeometry) -> Array:
     return per_image.sum(axis=0).reshape(geometry.weight_shape)
 
 
+def bias_grad(dy: Array) -> Array:
+    """Return the sum of `dy` (N, C, ...) over all axes but the second."""
+    result: Array = dy.sum(axis=(0, *range(2, dy.ndim)))
+    return result
+
+
 def relu_forward(x: Array) -> Array:
     """Return ``max(x, 0)``; NaN stays NaN."""
     return np.maximum(x, 0, out=np.empty(x.shape, x.dtype))

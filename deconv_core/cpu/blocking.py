@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numba import config
 
 from ..geometry import ConvGeometry, ceil_div
 from ..sweep import Sweep, adjoint_sweep, forward_sweep
@@ -181,6 +182,8 @@ def _finish(
     parts = numbers["chunks"] or numbers["blocks"]
     numbers["splits"] = min(len(units), ceil_div(MIN_TASKS, max(1, parts)))
     record = np.zeros(1, PLAN)
+    if config.DISABLE_JIT:  # plain Python reads fields as attributes of record arrays only
+        record = record.view(np.recarray)
     for name, value in numbers.items():
         record[name] = value
     scratch = numbers["packed_size"] + numbers["panel_size"]

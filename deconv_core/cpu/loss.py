@@ -25,12 +25,12 @@ def _cross_entropy(logits, target, smoothing, grad):
         weights = 0.0
         for c in range(classes):
             weights += math.exp(row[c] - peak)
-        log_sum = peak + math.log(weights)
-        loss = (1.0 - smoothing) * (log_sum - row[target[n]])
+        rest = math.log(weights)  # log-softmax is (row - peak) - rest: no digit of it is lost
+        loss = (1.0 - smoothing) * (rest - (row[target[n]] - peak))
         for c in range(classes):
             if smoothing > 0.0:
-                loss += even * (log_sum - row[c])
-            share = math.exp(row[c] - log_sum) - even
+                loss += even * (rest - (row[c] - peak))
+            share = math.exp((row[c] - peak) - rest) - even
             if c == target[n]:
                 share -= 1.0 - smoothing
             out[c] = share / count

@@ -1,0 +1,122 @@
+"""Every public function over awkward sizes, as named calls: for guard pages, threads and no JIT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from deconv_core import functional as F
+from deconv_core import geometry
+
+Call = tuple[str, Callable[..., Any], list[np.ndarray], list[Any], dict[str, Any]]
+
+# (batch, in, H, W), (out, in / groups, kh, kw), options
+CONV = [
+    ((1, 1, 1, 1), (1, 1, 1, 1), {}),
+    ((2, 3, 5, 7), (5, 3, 3, 3), {"padding": 1}),
+    ((1, 16, 4, 16), (16, 16, 3, 3), {"padding": 1}),
+    ((1, 17, 3, 33), (33, 17, 2, 1), {}),
+    ((2, 4, 9, 8), (6, 2, 3, 2), {"stride": (2, 3), "padding": (1, 4), "groups": 2}),
+    ((1, 5, 6, 19), (10, 1, 5, 5), {"groups": 5, "padding": "same"}),
+    ((3, 2, 11, 10), (3, 2, 3, 4), {"stride": 4, "dilation": (3, 2), "padding": 2}),
+    ((1, 3, 1, 40), (31, 3, 1, 9), {"stride": 2, "padding": (0, 12)}),
+]
+# (batch, in, H, W), (in, out / groups, kh, kw), options
+TRANSPOSED = [
+    ((1, 1, 1, 1), (1, 1, 1, 1), {}),
+    ((2, 9, 4, 5), (9, 3, 3, 3), {"stride": 2, "padding": 1}),
+    ((1, 16, 5, 16), (16, 16, 3, 3), {"stride": 2, "padding": 1, "output_padding": 1}),
+    ((1, 8, 3, 2), (8, 17, 4, 4), {"stride": 2, "padding": 1}),
+    ((2, 4, 3, 5), (4, 3, 2, 3), {"stride": (4, 1), "output_padding": (3, 0), "groups": 2}),
+    ((1, 7, 6, 3), (7, 1, 3, 3), {"dilation": (2, 3), "stride": 3, "padding": 2, "groups": 7}),
+]
+SMALL = [(1, 1, 1, 1), (2, 3, 5, 7), (1, 17, 4, 33)]
+
+
+def _normal(rng: np.random.Generator, shape: Any, dtype: Any) -> np.ndarray:
+    """Return normal values."""
+    return rng.standard_normal(shape).astype(dtype)
+
+
+def _convolutions(rng: np.random.Generator, dtype: Any) -> Iterator[Call]:
+    """Yield each convolution and its gradients."""
+    for x_shape, w_shape, options in CONV:
+        shape = geometry.conv(x_shape, w_shape, **options)
+        x, w = _normal(rng, x_shape, dtype), _normal(rng, w_shape, dtype)
+        b, dy = _normal(rng, w_shape[0], dtype), _normal(rng, shape.output_shape, dtype)
+        yield "conv2d", F.conv2d, [x, w, b], [], options
+        yield "conv2d_input_grad", F.conv2d_input_grad, [dy, w], [x_shape], options
+        yield "conv2d_weight_grad", F.conv2d_weight_grad, [dy, x], [w_shape], options
+        yield "bias_grad", F.bias_grad, [dy], [], {}
+
+
+def _transposed(rng: np.random.Generator, dtype: Any) -> Iterator[Call]:
+    """Yield each transposed convolution and its gradients."""
+    for x_shape, w_shape, options in TRANSPOSED:
+        shape = geometry.conv_transpose(x_shape, w_shape, **options)
+        x, w = _normal(rng, x_shape, dtype), _normal(rng, w_shape, dtype)
+        b, dy = _normal(rng, shape.in_channels, dtype), _normal(rng, shape.input_shape, dtype)
+        yield "conv_transpose2d", F.conv_transpose2d, [x, w, b], [], options
+        rest = {name: value for name, value in options.items() if name != "output_padding"}
+        yield "..._input_grad", F.conv_transpose2d_input_grad, [dy, w], [x_shape], rest
+        yield "..._weight_grad", F.conv_transpose2d_weight_grad, [dy, x], [w_shape], rest
+
+
+def _windows(rng: np.random.Generator, dtype: Any) -> Iterator[Call]:
+    """Yield pooling, im2col, their adjoints, and ReLU."""
+    for shape in SMALL:
+        x = _normal(rng, shape, dtype)
+        yield "relu", F.relu, [x], [], {}
+        yield "relu_backward", F.relu_backward, [x, np.maximum(x, 0)], [], {}
+        for options in (
+            {"kernel_size": 1},
+            {"kernel_size": (2, 3), "stride": (1, 2), "padding": 1},
+        ):
+            rows, cols = geometry.pool(shape, **options)
+            dy = _normal(rng, (*shape[:2], rows.out, cols.out), dtype)
+            last = np.full(dy.shape, shape[2] * shape[3] - 1, np.int64)
+            yield "max_pool2d", F.max_pool2d, [x], [], options
+            yield "max_pool2d_backward", F.max_pool2d_backward, [dy, last], [shape], {}
+            yield "avg_pool2d", F.avg_pool2d, [x], [], options
+            yield "avg_pool2d_backward", F.avg_pool2d_backward, [dy], [shape], options
+            taps, positions = rows.kernel * cols.kernel, rows.out * cols.out
+            columns = _normal(rng, (shape[0], shape[1] * taps, positions), dtype)
+            yield "im2col", F.im2col, [x], [], options
+            yield "col2im", F.col2im, [columns], [shape[2:]], options
+
+
+def _others(rng: np.random.Generator, dtype: Any) -> Iterator[Call]:
+    """Yield linear, its gradients, and cross-entropy."""
+    for n, features, outputs in ((1, 1, 1), (5, 7, 3), (33, 40, 17)):
+        x, w = _normal(rng, (n, features), dtype), _normal(rng, (outputs, features), dtype)
+        b, dy = _normal(rng, outputs, dtype), _normal(rng, (n, outputs), dtype)
+        target = rng.integers(0, outputs, n)
+        yield "linear", F.linear, [x, w, b], [], {}
+        yield "linear_input_grad", F.linear_input_grad, [dy, w], [], {}
+        yield "linear_weight_grad", F.linear_weight_grad, [dy, x], [], {}
+        yield "linear_backward", F.linear_backward, [dy, x, w], [], {}
+        yield "cross_entropy", F.cross_entropy, [dy, target], [0.1], {}
+
+
+def every_call(dtype: Any) -> Iterator[Call]:
+    """Yield (name, function, arrays, other arguments, options) for every public function."""
+    rng = np.random.default_rng(0)
+    for group in (_convolutions, _transposed, _windows, _others):
+        yield from group(rng, dtype)
+
+
+def every_step(dtype: Any) -> Iterator[tuple[str, Callable[..., Any], list[Any], list[Any]]]:
+    """Yield (name, function, arrays that may change, other arguments) for the optimizer steps."""
+    rng = np.random.default_rng(1)
+    for size in (1, 7, 1000):
+        arrays = [abs(_normal(rng, size, dtype)) for _ in range(4)]
+        yield "adam_step", F.adam_step, arrays, [3, 0.1, 0.9, 0.99, 1e-8, 0.1]
+        arrays = [_normal(rng, size, dtype) for _ in range(3)]
+        yield "sgd_step", F.sgd_step, arrays, [False, 0.1, 0.9, 0.5, 0.1, False]
+
+
+def bits(result: Any) -> list[bytes]:
+    """Return a result's exact bits."""
+    return [np.asarray(a).tobytes() for a in (result if isinstance(result, tuple) else (result,))]

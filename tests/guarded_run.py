@@ -1,0 +1,54 @@
+"""Run every public function with its arrays beside protected pages: ``guarded_run.py DTYPE WHERE``.
+
+Results must be those of ordinary arrays, bit for bit. Pooled memory is guarded too.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import calls
+import guard
+import numpy as np
+
+from deconv_core import memory
+
+
+def guard_the_pool(where: str) -> None:
+    """Let every module of the package take guarded arrays where it takes pooled ones."""
+    pooled = memory.empty
+    for name, module in list(sys.modules.items()):
+        if name.startswith("deconv_core") and getattr(module, "empty", None) is pooled:
+            module.empty = lambda shape, dtype=np.float32: guard.empty(shape, dtype, where, 16)
+    assert memory.empty is not pooled
+
+
+def main(dtype: str, where: str) -> None:
+    """Run it all; the last line printed before a crash names the culprit."""
+    plain = [
+        calls.bits(f(*arrays, *rest, **o)) for _, f, arrays, rest, o in calls.every_call(dtype)
+    ]
+    stepped = []
+    for _, function, arrays, rest in calls.every_step(dtype):
+        function(*arrays, *rest)
+        stepped.append([a.tobytes() for a in arrays])
+
+    guard_the_pool(where)
+    for expected, (name, function, arrays, rest, options) in zip(
+        plain, calls.every_call(dtype), strict=True
+    ):
+        print(name, [a.shape for a in arrays], options, flush=True)
+        guarded = [guard.copy(a, where) for a in arrays]
+        assert calls.bits(function(*guarded, *rest, **options)) == expected
+    for values, (name, function, arrays, rest) in zip(
+        stepped, calls.every_step(dtype), strict=True
+    ):
+        print(name, [a.shape for a in arrays], flush=True)
+        guarded = [guard.copy(a, where) for a in arrays]
+        function(*guarded, *rest)
+        assert [a.tobytes() for a in guarded] == values
+    print("done", flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

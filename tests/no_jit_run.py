@@ -1,0 +1,80 @@
+"""Run the kernels' plain Python bodies (NUMBA_DISABLE_JIT=1) on tiny shapes, beside NumPy's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from deconv_core import functional as F
+from deconv_core import geometry, reference
+
+
+def close(ours: Any, expected: Any) -> None:
+    """Compare two results, or two tuples of them."""
+    pairs = zip(ours, expected, strict=True) if isinstance(ours, tuple) else [(ours, expected)]
+    for one, other in pairs:
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
+
+
+def convolutions(rng: np.random.Generator) -> None:
+    """A convolution with everything on, and a transposed one."""
+    x, w, b = (rng.standard_normal(s) for s in ((2, 2, 4, 5), (4, 1, 2, 3), (4,)))
+    options = dict(stride=(2, 1), padding=1, dilation=(1, 2), groups=2)
+    shape = geometry.conv(x.shape, w.shape, **options)
+    dy = rng.standard_normal(shape.output_shape)
+    close(F.conv2d(x, w, b, **options), reference.conv_forward(x, w, b, shape))
+    dx = F.conv2d_input_grad(dy, w, x.shape, **options)
+    close(dx, reference.conv_input_grad(dy, w, None, shape))
+    dw = F.conv2d_weight_grad(dy, x, w.shape, **options)
+    close(dw, reference.conv_weight_grad(x, dy, shape))
+    close(F.bias_grad(dy), dy.sum(axis=(0, 2, 3)))
+    w = rng.standard_normal((2, 3, 3, 2))
+    shape = geometry.conv_transpose(x.shape, w.shape, 2, 1, 1)
+    y = F.conv_transpose2d(x, w, None, 2, 1, 1)
+    close(y, reference.conv_input_grad(x, w, None, shape))
+    close(
+        F.conv_transpose2d_input_grad(y, w, x.shape, 2, 1),
+        reference.conv_forward(y, w, None, shape),
+    )
+    dw = F.conv_transpose2d_weight_grad(y, x, w.shape, 2, 1)
+    close(dw, reference.conv_weight_grad(y, x, shape))
+
+
+def the_rest(rng: np.random.Generator) -> None:
+    """Pooling, im2col, ReLU, linear, cross-entropy, optimizer steps."""
+    x = rng.standard_normal((2, 2, 4, 5))
+    rows, cols = geometry.pool(x.shape, 2, 1, 1)
+    y, indices = F.max_pool2d(x, 2, 1, 1)
+    close((y, indices), reference.max_pool_forward(x, rows, cols))
+    dx = F.max_pool2d_backward(y, indices, x.shape)
+    close(dx, reference.max_pool_backward(y, indices, x.shape))
+    close(F.avg_pool2d(x, 2, 1, 1), reference.avg_pool_forward(x, rows, cols))
+    dx = F.avg_pool2d_backward(y, x.shape, 2, 1, 1)
+    close(dx, reference.avg_pool_backward(y, x.shape, rows, cols))
+    columns = F.im2col(x, 2, 1, 1)
+    close(columns, reference.im2col(x, rows, cols))
+    close(F.col2im(columns, x.shape[2:], 2, 1, 1), reference.col2im(columns, rows, cols))
+    close(F.relu(x), reference.relu_forward(x))
+    close(F.relu_backward(x, F.relu(x)), reference.relu_backward(x, F.relu(x)))
+    x, w, b = (rng.standard_normal(s) for s in ((3, 4), (2, 4), (2,)))
+    y = F.linear(x, w, b)
+    close(y, reference.linear_forward(x, w, b))
+    close(F.linear_backward(y, x, w), reference.linear_backward(y, x, w))
+    target = np.array([0, 1, 1])
+    close(F.cross_entropy(y, target, 0.1), reference.cross_entropy(y, target, 0.1))
+    ours, theirs = [[abs(a).copy() for a in (x, x, x, x)] for _ in range(2)]
+    F.adam_step(*ours, 2, 0.1, 0.9, 0.99, 1e-8, 0.1)
+    reference.adam_step(*theirs, 2, 0.1, 0.9, 0.99, 1e-8, 0.1)
+    F.sgd_step(*ours[:3], False, 0.1, 0.9, 0.1, 0.1, True)
+    reference.sgd_step(*theirs[:3], False, 0.1, 0.9, 0.1, 0.1, True)
+    close(tuple(ours), tuple(theirs))
+
+
+if __name__ == "__main__":
+    assert numba.config.DISABLE_JIT
+    generator = np.random.default_rng(0)
+    convolutions(generator)
+    the_rest(generator)
+    print("done")

@@ -1,0 +1,57 @@
+"""The documentation runs: examples in docstrings, Python blocks of the README."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import deconv_core
+from deconv_core import functional
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(deconv_core.__path__, "deconv_core.")
+    if not module.name.endswith("__main__")
+)
+
+
+def readme_blocks() -> list[str]:
+    """Return the README's Python blocks."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("name", ["deconv_core", *MODULES])
+def test_docstring_examples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(name)
+    assert (module.__doc__ or "").strip(), f"{name} has no docstring"
+    options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    assert doctest.testmod(module, optionflags=options).failed == 0
+
+
+def test_readme_python_blocks_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "readme"}
+    blocks = readme_blocks()
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+
+
+def test_every_public_function_has_an_example() -> None:
+    public = [
+        (name, function)
+        for name, function in inspect.getmembers(functional, inspect.isfunction)
+        if not name.startswith("_") and function.__module__ == functional.__name__
+    ]
+    assert len(public) >= 20
+    without = [name for name, function in public if ">>> " not in (function.__doc__ or "")]
+    assert not without

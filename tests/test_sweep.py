@@ -1,0 +1,75 @@
+"""Sweeps, by brute force along one axis: the convolution's matrix and its transpose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from support import axes
+
+from deconv_core import sweep
+from deconv_core.geometry import Axis
+from deconv_core.sweep import Sweep
+
+
+def matrix(axis: Axis, weight: np.ndarray) -> np.ndarray:
+    """Return the convolution along one axis as a dense matrix (out, size), from its definition."""
+    dense = np.zeros((axis.out, axis.size), int)
+    for o in range(axis.out):
+        for k in range(axis.kernel):
+            i = o * axis.stride + k * axis.dilation - axis.pad_lo
+            if 0 <= i < axis.size:
+                dense[o, i] += weight[k]
+    return dense
+
+
+def execute(one: Sweep, source: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Run a sweep as its docstring defines it."""
+    result = np.zeros(one.result, int)
+    for q in range(one.count):
+        for k, (b, a, offset) in enumerate(one.taps):
+            write = one.write_stride * q + b + one.write_base
+            read = one.read_stride * (q + offset) + a + one.read_base
+            if 0 <= write < one.result and 0 <= read < one.source:
+                result[write] += source[read] * weight[k]
+    return result
+
+
+@given(axes(), st.integers(0, 100))
+def test_sweeps_compute_the_convolution_and_its_adjoint(axis: Axis, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    weight = rng.integers(1, 9, axis.kernel)
+    x, y = rng.integers(-9, 9, axis.size), rng.integers(-9, 9, axis.out)
+    dense = matrix(axis, weight)
+    np.testing.assert_array_equal(execute(sweep.forward_sweep(axis), x, weight), dense @ x)
+    np.testing.assert_array_equal(execute(sweep.adjoint_sweep(axis), y, weight), dense.T @ y)
+
+
+@given(axes(), st.sampled_from([sweep.forward_sweep, sweep.adjoint_sweep]))
+def test_sweeps_write_every_result_once_and_stay_within_reach(
+    axis: Axis, kind: Callable[[Axis], Sweep]
+) -> None:
+    passed = kind(axis)
+    written = [
+        passed.write_stride * q + b + passed.write_base
+        for q in range(passed.count)
+        for b in range(passed.write_stride)
+    ]
+    inside = [index for index in written if 0 <= index < passed.result]
+    assert inside == list(range(passed.result))
+    assert all(0 <= offset <= passed.reach for _, _, offset in passed.taps)
+
+
+@given(axes(), st.sampled_from([sweep.forward_sweep, sweep.adjoint_sweep]))
+def test_overlap_is_zeros_at_both_ends_of_a_packed_row(
+    axis: Axis, kind: Callable[[Axis], Sweep]
+) -> None:
+    passed = kind(axis)
+    length, shared = passed.count + passed.reach, passed.overlap
+    assert 0 <= shared <= passed.reach
+    for q in [*range(shared), *range(length - shared, length)]:
+        for phase in range(passed.read_stride):
+            index = passed.read_stride * q + phase + passed.read_base
+            assert not 0 <= index < passed.source
