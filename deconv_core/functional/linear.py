@@ -1,0 +1,83 @@
+"""The fully connected product and its gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from deconv_core import cpu as kernels
+
+from . import checks
+
+Array = np.ndarray[Any, Any]
+
+
+def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
+    """Return ``x @ weight.T + bias``.
+
+    Parameters
+    ----------
+    x : (N, in)
+    weight : (out, in)
+    bias : (out,) or None
+
+    Returns
+    -------
+    (N, out)
+
+    Raises
+    ------
+    ValueError, TypeError
+        Naming the two things that clash.
+
+    Examples
+    --------
+    >>> linear(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]]), np.array([0.5])).tolist()
+    [[11.5]]
+    """
+    checks.floats(x=x, weight=weight)
+    checks.linear(weight.shape, x=(x.shape, 1))
+    checks.bias(bias, weight.shape[0], weight=weight)
+    return kernels.linear_forward(x, weight, bias)
+
+
+def linear_input_grad(grad_output: Array, weight: Array) -> Array:
+    """Gradient of `linear` to its input: (N, out), (out, in) -> (N, in).
+
+    Examples
+    --------
+    >>> linear_input_grad(np.array([[2.0]]), np.array([[3.0, 4.0]])).tolist()
+    [[6.0, 8.0]]
+    """
+    checks.floats(grad_output=grad_output, weight=weight)
+    checks.linear(weight.shape, grad_output=(grad_output.shape, 0))
+    return kernels.linear_input_grad(grad_output, weight)
+
+
+def linear_weight_grad(grad_output: Array, x: Array) -> Array:
+    """Gradient of `linear` to its weight: (N, out), (N, in) -> (out, in).
+
+    Examples
+    --------
+    >>> linear_weight_grad(np.array([[2.0]]), np.array([[1.0, 2.0]])).tolist()
+    [[2.0, 4.0]]
+    """
+    checks.floats(grad_output=grad_output, x=x)
+    checks.same_rows(grad_output.shape, x.shape)
+    return kernels.linear_weight_grad(grad_output, x)
+
+
+def linear_backward(grad_output: Array, x: Array, weight: Array) -> tuple[Array, Array, Array]:
+    """Gradients of `linear` to its input, its weight and its bias.
+
+    Examples
+    --------
+    >>> grads = linear_backward(np.array([[2.0]]), np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]]))
+    >>> [grad.tolist() for grad in grads]
+    [[[6.0, 8.0]], [[2.0, 4.0]], [2.0]]
+    """
+    checks.floats(grad_output=grad_output, x=x, weight=weight)
+    checks.linear(weight.shape, x=(x.shape, 1), grad_output=(grad_output.shape, 0))
+    checks.same_rows(grad_output.shape, x.shape)
+    return kernels.linear_backward(grad_output, x, weight)
