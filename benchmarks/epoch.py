@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
+import sys
 import time
 from pathlib import Path
 
 import ddnet_torch
 import numpy as np
 import torch
+from ddnet_torch import ALLOCATOR
 
 import deconv_core as dc
 from deconv_core import data
@@ -37,9 +40,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True, help="the folder of our run")
-    parser.add_argument("--tuning", choices=ddnet_torch.TUNINGS, default="channels_last")
+    parser.add_argument("--tuning", choices=ddnet_torch.TUNINGS, default="allocator, channels_last")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
+    if (
+        ddnet_torch.TUNINGS[options.tuning].allocator
+        and not ALLOCATOR.items() <= os.environ.items()
+    ):
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
     torch.set_num_threads(options.threads)
     lines = (options.out / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
@@ -47,7 +55,7 @@ def main() -> None:
     train, test = data.load("cifar10", options.data)
     transform = data.Compose([data.ToUnit(), data.Normalize(0.5, 0.5)])
     weights = dc.DDNet(rng=0).state_dict()
-    net, step = ddnet_torch.make_step(weights, 1e-3, ddnet_torch.TUNINGS[options.tuning])
+    net, step = ddnet_torch.make_step(weights, 1e-3, tuning)
     loader = data.Loader(train, 128, True, 0, transform=transform)
     start, losses = time.perf_counter(), []
     for x, target in loader.epoch(0):
