@@ -43,10 +43,8 @@ def main() -> None:
     parser.add_argument("--tuning", choices=ddnet_torch.TUNINGS, default="allocator, channels_last")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
-    if (
-        ddnet_torch.TUNINGS[options.tuning].allocator
-        and not ALLOCATOR.items() <= os.environ.items()
-    ):
+    tuning = ddnet_torch.TUNINGS[options.tuning]
+    if tuning.allocator and not ALLOCATOR.items() <= os.environ.items():
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
     torch.set_num_threads(options.threads)
     lines = (options.out / "metrics.jsonl").read_text().splitlines()
