@@ -6,7 +6,7 @@ Importing compiles nothing and touches no GPU.
 from __future__ import annotations
 
 from deconv_core import data, functional, memory
-from deconv_core.cpu import kernels_are_cached
+from deconv_core.cpu import on_compile
 from deconv_core.layers import AvgPool2d, Conv2d, ConvTranspose2d, Flatten, MaxPool2d, ReLU
 from deconv_core.linear import Linear
 from deconv_core.losses import CrossEntropyLoss
@@ -37,7 +37,7 @@ __all__ = [
     "data",
     "evaluate",
     "functional",
-    "kernels_are_cached",
     "memory",
+    "on_compile",
     "train_step",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .conv import conv_forward, conv_input_grad, conv_weight_grad
 from .elementwise import bias_grad, relu_backward, relu_forward
 from .fold import col2im, im2col
-from .jit import kernels_are_cached
+from .jit import on_compile
 from .linear import linear_backward, linear_forward, linear_input_grad, linear_weight_grad
 from .loss import cross_entropy
 from .pool import avg_pool_backward, avg_pool_forward, max_pool_backward, max_pool_forward
@@ -22,13 +22,13 @@ __all__ = [
     "conv_weight_grad",
     "cross_entropy",
     "im2col",
-    "kernels_are_cached",
     "linear_backward",
     "linear_forward",
     "linear_input_grad",
     "linear_weight_grad",
     "max_pool_backward",
     "max_pool_forward",
+    "on_compile",
     "relu_backward",
     "relu_forward",
     "sgd_step",

@@ -8,6 +8,7 @@ sources of this folder, the signature and the target machine, and is put in plac
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pickle
@@ -47,29 +48,51 @@ class KernelCache(FunctionCache):
     def _load_overload(self, signature: Any, target_context: Any) -> Any:
         """Return the cached function, or None when there is no whole entry."""
         try:
-            payload = pickle.loads(self._file(signature, target_context.codegen()).read_bytes())
-        except (OSError, EOFError, pickle.UnpicklingError, AttributeError, ImportError):
+            content = self._file(signature, target_context.codegen()).read_bytes()
+        except OSError:
+            content = b""
+        check, payload = content[:32], content[32:]
+        if hashlib.sha256(payload).digest() != check:  # none, or cut short, or damaged
+            _announce()
             return None
-        return self._impl.rebuild(target_context, payload)
+        return self._impl.rebuild(target_context, pickle.loads(payload))
 
     def _save_overload(self, signature: Any, data: Any) -> None:
         """Write the entry atomically and drop those of earlier versions of the sources."""
         if not self._impl.check_cachable(data):
             return
-        self._impl.locator.ensure_cache_path()
+        payload = dumps(self._impl.reduce(data))
         path = self._file(signature, data.codegen)
         temporary = path.with_suffix(f".{uuid.uuid4().hex[:12]}.tmp")
-        try:
-            temporary.write_bytes(dumps(self._impl.reduce(data)))
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        for old in path.parent.glob(f"{self._impl.filename_base}.*.nbc"):
-            if DIGEST not in old.name:
-                old.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a full disk costs a compilation next time, no more
+            self._impl.locator.ensure_cache_path()
+            try:
+                temporary.write_bytes(hashlib.sha256(payload).digest() + payload)
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
+            for old in path.parent.glob(f"{self._impl.filename_base}.*.nbc"):
+                if DIGEST not in old.name:
+                    old.unlink(missing_ok=True)
 
 
-_cache_folders: set[Path] = set()
+_listeners: list[Callable[[], object]] = []
+
+
+def on_compile(callback: Callable[[], object]) -> None:
+    """Call `callback` once, when the first kernel that is not on disk yet is about to be compiled.
+
+    Examples
+    --------
+    >>> on_compile(lambda: print("Compiling kernels ..."))
+    """
+    _listeners.append(callback)
+
+
+def _announce() -> None:
+    """Tell and forget the listeners."""
+    while _listeners:
+        _listeners.pop(0)()
 
 
 def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
@@ -81,14 +104,7 @@ def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
         return lambda body: kernel(body, **options)
     dispatcher = numba.njit(**options)(function)
     if not config.DISABLE_JIT:
-        try:
+        # Where no folder of this machine can be written, kernels are compiled every time.
+        with contextlib.suppress(RuntimeError):
             dispatcher._cache = KernelCache(dispatcher.py_func)
-            _cache_folders.add(Path(dispatcher._cache.cache_path))
-        except RuntimeError:  # no folder on this machine can be written: compile every time
-            pass
     return dispatcher
-
-
-def kernels_are_cached() -> bool:
-    """Return whether kernels compiled from these very sources lie on disk."""
-    return any(next(f.glob(f"*.{DIGEST}.*.nbc"), None) is not None for f in _cache_folders)

@@ -1,0 +1,82 @@
+"""The kernels' cache on disk: announced, never stale, never trusted when damaged."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import deconv_core
+from deconv_core.cpu import jit
+
+SCRIPT = """
+import sys
+import numpy as np
+import deconv_core as dc
+dc.on_compile(lambda: print("compiling"))
+y = dc.functional.relu(np.array([-1.0, 2.0], np.float32))
+assert y.tolist() == [0.0, 2.0]
+dc.functional.relu(y)
+"""
+
+
+def run(folder: Path, package: Path) -> list[str]:
+    """Run the script on a package with its cache in a folder; return what it printed."""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(folder), "PYTHONPATH": str(package)}
+    command = [sys.executable, "-c", SCRIPT]
+    done = subprocess.run(
+        command, env=environment, cwd=package, capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """Return a folder with a copy of the package."""
+    source = Path(deconv_core.__file__).parent
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(source, tmp_path / "copy" / "deconv_core", ignore=ignored)
+    return tmp_path / "copy"
+
+
+def test_compiled_once_announced_once_and_again_after_an_edit(
+    tmp_path: Path, package: Path
+) -> None:
+    cache = tmp_path / "cache"
+    assert run(cache, package) == ["compiling"]
+    assert run(cache, package) == []
+    with (package / "deconv_core/cpu/config.py").open("a") as file:
+        file.write("# an edit in another file than the kernel's\n")
+    assert run(cache, package) == ["compiling"]
+    assert len(list(cache.rglob("*_relu_forward*.nbc"))) == 1  # the stale entry is gone
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage", None])
+def test_a_damaged_entry_is_compiled_again(
+    tmp_path: Path, package: Path, damage: bytes | None
+) -> None:
+    cache = tmp_path / "cache"
+    run(cache, package)
+    (entry,) = cache.rglob("*_relu_forward*.nbc")
+    whole = entry.read_bytes()
+    entry.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
+    assert run(cache, package) == ["compiling"]
+    assert run(cache, package) == []
+
+
+def test_two_processes_may_compile_at_once(tmp_path: Path, package: Path) -> None:
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(package)}
+    command = [sys.executable, "-c", SCRIPT]
+    processes = [subprocess.Popen(command, env=environment, cwd=package) for _ in "ab"]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert run(tmp_path, package) == []
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_the_digest_covers_every_source() -> None:
+    assert len(jit.DIGEST) == 16
+    assert jit.DIGEST == jit._digest()
