@@ -18,11 +18,14 @@ from typing import Any
 
 
 def pair(value: Any, name: str, minimum: int) -> tuple[int, int]:
-    """Return `value` (an integer, or a sequence of one or two) as two integers >= `minimum`."""
-    items = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+    """Return `value` (an integer, or one or two in a list, tuple or array) as two >= `minimum`."""
+    several = isinstance(value, (tuple, list)) or getattr(value, "ndim", 0) == 1
+    items = value if several else (value,)
     if len(items) not in (1, 2):
         raise ValueError(f"{name} must be an integer or two of them, got {value!r}")
     try:
+        if any(isinstance(item, bool) for item in items):
+            raise TypeError
         first, last = operator.index(items[0]), operator.index(items[-1])
     except TypeError:
         raise TypeError(f"{name} must be an integer or two of them, got {value!r}") from None
@@ -66,19 +69,24 @@ class Axis:
         return (self.padded - self.extent) // self.stride + 1
 
     @property
+    def step(self) -> int:
+        """The stride; 1 where a single output makes the stride meaningless."""
+        return self.stride if self.out > 1 else 1
+
+    @property
     def phases(self) -> tuple[int, ...]:
         """For each tap, the phase of the padded input that it reads."""
-        return tuple(k * self.dilation % self.stride for k in range(self.kernel))
+        return tuple(k * self.dilation % self.step for k in range(self.kernel))
 
     @property
     def shifts(self) -> tuple[int, ...]:
         """For each tap, how far ahead of the output position it reads in its phase."""
-        return tuple(k * self.dilation // self.stride for k in range(self.kernel))
+        return tuple(k * self.dilation // self.step for k in range(self.kernel))
 
     @property
     def reach(self) -> int:
         """The largest shift: positions a phase holds beyond the outputs (its halo)."""
-        return self.dilation * (self.kernel - 1) // self.stride
+        return self.dilation * (self.kernel - 1) // self.step
 
     def adjoint_out(self, output_padding: int) -> int:
         """Size that a transposed convolution gives to an input of this size."""

@@ -7,13 +7,16 @@ arrays, and return to the pool when the last view of the array is dropped.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
+import operator
 import os
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,15 +25,22 @@ SMALL = 1 << 16  # bytes below which NumPy's own allocator serves better
 HUGE_PAGE = 1 << 21
 
 _lock = threading.RLock()  # re-entrant: a lease may be dropped while another is taken
-_idle: dict[int, list[mmap.mmap]] = {}
+_idle: dict[int, list[mmap.mmap]] = {}  # by size, the size longest unused first
 _leases: dict[int, tuple[weakref.ref[Any], int, mmap.mmap]] = {}  # by the reference's identity
 _idle_bytes = 0
 _junk: int | None = None
 
 
 def _idle_limit() -> int:
-    """Bytes that may wait in the pool: a quarter of the machine's memory."""
-    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4)
+    """Bytes that may wait in the pool: a quarter of the memory that this process may use."""
+    try:
+        limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError):  # not a POSIX system
+        return 1 << 30
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # "max" is no limit
+            limit = min(limit, int(Path(path).read_text()))
+    return limit // 4
 
 
 _IDLE_LIMIT = _idle_limit()
@@ -43,10 +53,14 @@ def _block_size(nbytes: int) -> int:
 
 
 def _map(size: int) -> mmap.mmap:
-    """Map `size` bytes, with room to start at a huge page."""
-    block = mmap.mmap(-1, size + HUGE_PAGE if size >= HUGE_PAGE else size)
+    """Map `size` bytes of this process's own, with room to start at a huge page."""
+    length = size + HUGE_PAGE if size >= HUGE_PAGE else size
+    if not hasattr(mmap, "MAP_PRIVATE"):
+        return mmap.mmap(-1, length)
+    block = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if size >= HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
-        block.madvise(mmap.MADV_HUGEPAGE)
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            block.madvise(mmap.MADV_HUGEPAGE)
     return block
 
 
@@ -54,21 +68,33 @@ def _take(size: int) -> mmap.mmap:
     """Return an idle block of `size` bytes, or map one."""
     global _idle_bytes
     with _lock:
-        blocks = _idle.get(size)
+        blocks = _idle.pop(size, [])
         if blocks:
+            block = blocks.pop()
             _idle_bytes -= size
-            return blocks.pop()
-    return _map(size)
+            if blocks:
+                _idle[size] = blocks
+            return block
+    try:
+        return _map(size)
+    except (OSError, OverflowError):
+        trim()
+    try:
+        return _map(size)
+    except (OSError, OverflowError) as error:
+        raise MemoryError(f"an array of {size} bytes: {error}") from None
 
 
 def _give_back(lease: weakref.ref[Any]) -> None:
-    """Return the block of a dropped array to the pool, or to the system when the pool is full."""
+    """Return the block of a dropped array to the pool; a full pool drops its oldest sizes."""
     global _idle_bytes
     with _lock:
         _, size, block = _leases.pop(id(lease))
-        if _idle_bytes + size <= _IDLE_LIMIT:
-            _idle.setdefault(size, []).append(block)
-            _idle_bytes += size
+        _idle.setdefault(size, []).append(block)
+        _idle_bytes += size
+        while _idle_bytes > _IDLE_LIMIT:
+            oldest = next(iter(_idle))
+            _idle_bytes -= oldest * len(_idle.pop(oldest))
 
 
 def empty(shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
@@ -84,13 +110,18 @@ def empty(shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
     ndarray
         The caller's own; its memory goes back to the pool when its last view is dropped.
 
+    Raises
+    ------
+    MemoryError
+        When the system has no such block left, even after what waits in the pool is returned.
+
     Examples
     --------
     >>> empty((2, 3)).shape
     (2, 3)
     """
     dtype = np.dtype(dtype)
-    dims = (shape,) if isinstance(shape, int) else tuple(shape)
+    dims = tuple(shape) if isinstance(shape, Sequence) else (operator.index(shape),)
     count = math.prod(dims)
     nbytes = count * dtype.itemsize
     if nbytes < SMALL:

@@ -11,14 +11,15 @@ from .geometry import Axis, ceil_div
 class Sweep:
     """One axis of a dense pass: every tap read, and every result written, at unit stride.
 
-    Position ``q`` of read phase ``a`` is source index ``read_stride * q + a + read_base`` (zero
-    outside the source); position ``q`` of write phase ``b`` is result index
-    ``write_stride * q + b + write_base`` (dropped outside the result). The pass computes, for
-    ``q`` in ``range(count)``, ``result[b, q] = sum(source[a, q + offset] * weight[k])`` over the
-    taps ``k`` of phase ``b``.
+    Position ``q`` of read phase ``a``, which is phase ``read_phases[a]`` of the source, is source
+    index ``read_stride * q + read_phases[a] + read_base`` (zero outside the source). Position ``q``
+    of write phase ``b`` is result index ``write_stride * q + b + write_base`` (dropped outside the
+    result). The pass computes, for ``q`` in ``range(count)``, ``result[b, q] = sum(source[a, q +
+    offset] * weight[k])`` over the taps ``k`` of phase ``b``.
 
     Attributes
     ----------
+    read_phases : the phases that some tap reads
     taps : tuple of (b, a, offset), one for each kernel tap; ``0 <= offset <= reach``
     """
 
@@ -28,6 +29,7 @@ class Sweep:
     reach: int
     read_stride: int
     read_base: int
+    read_phases: tuple[int, ...]
     write_stride: int
     write_base: int
     taps: tuple[tuple[int, int, int], ...]
@@ -37,7 +39,7 @@ class Sweep:
         """Zeros at the end of a packed row that the zeros at the start of the next can serve as."""
         length = self.count + self.reach
         shared = self.reach
-        for phase in range(self.read_stride):
+        for phase in self.read_phases:
             start = self.read_base + phase
             head = ceil_div(-start, self.read_stride)
             tail = length - ceil_div(self.source - start, self.read_stride)
@@ -47,14 +49,28 @@ class Sweep:
 
 def forward_sweep(axis: Axis) -> Sweep:
     """Return the pass of a convolution along `axis`: it reads phases and writes densely."""
-    taps = tuple((0, a, shift) for a, shift in zip(axis.phases, axis.shifts, strict=True))
-    return Sweep(axis.size, axis.out, axis.out, axis.reach, axis.stride, -axis.pad_lo, 1, 0, taps)
+    read = tuple(sorted(set(axis.phases)))
+    taps = tuple(
+        (0, read.index(phase), shift) for phase, shift in zip(axis.phases, axis.shifts, strict=True)
+    )
+    return Sweep(
+        source=axis.size,
+        result=axis.out,
+        count=axis.out,
+        reach=axis.reach,
+        read_stride=axis.step,
+        read_base=-axis.pad_lo,
+        read_phases=read,
+        write_stride=1,
+        write_base=0,
+        taps=taps,
+    )
 
 
 def adjoint_sweep(axis: Axis) -> Sweep:
     """Return the pass of the adjoint along `axis`: it reads densely and writes phases."""
-    first = axis.pad_lo // axis.stride
-    count = (axis.size - 1 + axis.pad_lo) // axis.stride - first + 1
+    first = axis.pad_lo // axis.step
+    count = (axis.size - 1 + axis.pad_lo) // axis.step - first + 1
     taps = tuple(
         (b, 0, axis.reach - shift) for b, shift in zip(axis.phases, axis.shifts, strict=True)
     )
@@ -65,7 +81,8 @@ def adjoint_sweep(axis: Axis) -> Sweep:
         reach=axis.reach,
         read_stride=1,
         read_base=first - axis.reach,
-        write_stride=axis.stride,
-        write_base=first * axis.stride - axis.pad_lo,
+        read_phases=(0,),
+        write_stride=axis.step,
+        write_base=first * axis.step - axis.pad_lo,
         taps=taps,
     )

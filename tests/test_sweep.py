@@ -31,7 +31,7 @@ def execute(one: Sweep, source: np.ndarray, weight: np.ndarray) -> np.ndarray:
     for q in range(one.count):
         for k, (b, a, offset) in enumerate(one.taps):
             write = one.write_stride * q + b + one.write_base
-            read = one.read_stride * (q + offset) + a + one.read_base
+            read = one.read_stride * (q + offset) + one.read_phases[a] + one.read_base
             if 0 <= write < one.result and 0 <= read < one.source:
                 result[write] += source[read] * weight[k]
     return result
@@ -70,6 +70,6 @@ def test_overlap_is_zeros_at_both_ends_of_a_packed_row(
     length, shared = passed.count + passed.reach, passed.overlap
     assert 0 <= shared <= passed.reach
     for q in [*range(shared), *range(length - shared, length)]:
-        for phase in range(passed.read_stride):
+        for phase in passed.read_phases:
             index = passed.read_stride * q + phase + passed.read_base
             assert not 0 <= index < passed.source

@@ -17,6 +17,7 @@ def flat(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     A kernel is compiled once per dtype, for aligned, writable, C-contiguous arrays; a read-only
     array would ask for a second compilation and is copied instead.
     """
+    x = np.asarray(x)  # of a subclass, the plain array
     if not x.flags.carray:
         copied = empty(x.shape, x.dtype)
         np.copyto(copied, x)

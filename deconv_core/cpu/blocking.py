@@ -1,6 +1,7 @@
 """How a pass is cut into blocks, packed and spread over tasks: by shape alone, never by threads.
 
-A *block* is a run of rows of one image, or several whole small images. Its source is packed once,
+A *block* is a rectangle of one image's result (of all rows' width where rows are not too wide), or
+several whole small images. Its source is packed once,
 as phase planes with a zero halo, so that every tap of every output position is one constant offset
 away and positions run densely through rows and images. A *unit* is one register tile's share of
 the result channels. A *task* is a block with a range of units.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numba import config
@@ -24,6 +26,7 @@ from .config import (
     MIN_TASKS,
     PACK_BYTES,
     PANEL_BYTES,
+    PANEL_PHASES,
     PARTIAL_BYTES,
 )
 
@@ -32,9 +35,9 @@ _FIELDS = (
     "read_stride_h read_stride_w read_base_h read_base_w "
     "write_stride_h write_stride_w write_base_h write_base_w "
     "batch rows columns reach_h reach_w "  # positions of one image, halo
-    "images block_rows row_blocks blocks splits chunks "
+    "images block_rows row_blocks block_columns column_blocks blocks splits chunks "
     "pitch image_rows packed_rows phase_plane plane positions "  # packed source, in elements
-    "panel_pitch packed_size panel_size "
+    "panel_pitch packed_size panel_size phase_rows "
     "kernel w_lane w_channel streams tile_size lanes_size unit_run"  # weights and their sums
 ).split()
 PLAN = np.dtype([(name, np.int64) for name in _FIELDS])
@@ -47,6 +50,7 @@ class Plan:
     Attributes
     ----------
     numbers : structured array of one `PLAN` record
+    read_h, read_w : int64, the phases of the source that are packed
     taps : int64 (n,), offset of each tap into the packed source, write phase by write phase
     tap_kernel : int64 (n,), position of each tap in the (kh * kw) kernel
     phase_at : int64 (phases + 1,), where each write phase's taps begin
@@ -56,6 +60,8 @@ class Plan:
     """
 
     numbers: np.ndarray
+    read_h: np.ndarray
+    read_w: np.ndarray
     taps: np.ndarray
     tap_kernel: np.ndarray
     phase_at: np.ndarray
@@ -92,17 +98,24 @@ def _block(rows: Sweep, columns: Sweep, batch: int, most: int, tasks: int) -> di
     A block has about `most` positions, or fewer: blocks are cut further, down to where the halo
     would be most of the work, until there are `tasks` of them.
     """
-    pitch = columns.count + columns.reach - columns.overlap
+    least_rows = max(1, 2 * rows.reach)  # with fewer, the halo would be most of the work
+    pitch, column_blocks = columns.count + columns.reach - columns.overlap, 1
+    if pitch * (least_rows + rows.reach) > most:
+        fit = max(128, most // (least_rows + rows.reach) - columns.reach)
+        column_blocks = ceil_div(columns.count, fit)
+    block_columns = ceil_div(columns.count, column_blocks)
+    column_blocks = ceil_div(columns.count, block_columns)
+    if column_blocks > 1:
+        pitch = block_columns + columns.reach
     image_rows = rows.count + rows.reach - rows.overlap
     room = most // pitch  # packed rows
     images, row_blocks = 1, 1
-    if room >= 2 * image_rows:
+    if room >= 2 * image_rows and column_blocks == 1:
         images = max(1, min(room // image_rows, batch // tasks))
     if images == 1:
         least = max(4 * rows.reach, ceil_div(128, pitch))
         wanted = min(ceil_div(tasks, max(1, batch)), max(1, rows.count // least))
-        fit = max(1, 2 * rows.reach, room - rows.reach)
-        row_blocks = max(wanted, ceil_div(rows.count, fit))
+        row_blocks = max(wanted, ceil_div(rows.count, max(least_rows, room - rows.reach)))
     block_rows = ceil_div(rows.count, row_blocks)
     row_blocks = ceil_div(rows.count, block_rows)
     if images == 1:
@@ -113,7 +126,9 @@ def _block(rows: Sweep, columns: Sweep, batch: int, most: int, tasks: int) -> di
         "images": images,
         "block_rows": block_rows,
         "row_blocks": row_blocks,
-        "blocks": ceil_div(batch, images) * row_blocks,
+        "block_columns": block_columns,
+        "column_blocks": column_blocks,
+        "blocks": ceil_div(batch, images) * row_blocks * column_blocks,
         "image_rows": image_rows,
         "packed_rows": packed_rows,
         "phase_plane": packed_rows * pitch,
@@ -130,7 +145,7 @@ def _taps(
     ]
     for i, (write_h, read_h, offset_h) in enumerate(rows.taps):
         for j, (write_w, read_w, offset_w) in enumerate(columns.taps):
-            phase = read_h * columns.read_stride + read_w
+            phase = read_h * len(columns.read_phases) + read_w
             offset = phase * layout["phase_plane"] + offset_h * layout["pitch"] + offset_w
             write = write_h * columns.write_stride + write_w
             found[write].append((offset, i * len(columns.taps) + j))
@@ -149,9 +164,10 @@ def _common(
     tasks: int,
 ) -> dict[str, int]:
     """Return the fields that every pass fills alike; `source` and `result` are channels."""
-    phases = rows.read_stride * columns.read_stride
+    phases = len(rows.read_phases) * len(columns.read_phases)
     source, result = (count // geometry.groups for count in channels)
-    panel = MACHINE.spread[0][0] * rows.write_stride * columns.write_stride  # per position
+    phase_rows = max(1, min(rows.write_stride, PANEL_PHASES // columns.write_stride))
+    panel = MACHINE.spread[0][0] * phase_rows * columns.write_stride  # per position
     most = min(
         BLOCK_POSITIONS,
         PACK_BYTES // (source * phases * itemsize),
@@ -164,7 +180,7 @@ def _common(
     numbers |= {
         "groups": geometry.groups, "source_channels": source, "result_channels": result,
         "batch": geometry.batch, "rows": rows.count, "columns": columns.count,
-        "reach_h": rows.reach, "reach_w": columns.reach,
+        "reach_h": rows.reach, "reach_w": columns.reach, "phase_rows": phase_rows,
         "plane": plane, "kernel": geometry.rows.kernel * geometry.cols.kernel,
         "packed_size": _line_stride(source * plane + widest + columns.reach, itemsize),
     }  # fmt: skip
@@ -176,9 +192,9 @@ def _common(
 
 
 def _finish(
-    numbers: dict[str, int], taps: tuple[np.ndarray, np.ndarray, np.ndarray], units: list, size: int
+    numbers: dict[str, int], rows: Sweep, columns: Sweep, units: list[Any], size: int
 ) -> Plan:
-    """Freeze the fields into a plan."""
+    """Freeze the fields into a plan; `size` is that of all units' weights or sums."""
     parts = numbers["chunks"] or numbers["blocks"]
     numbers["splits"] = min(len(units), ceil_div(MIN_TASKS, max(1, parts)))
     record = np.zeros(1, PLAN)
@@ -187,7 +203,10 @@ def _finish(
     for name, value in numbers.items():
         record[name] = value
     scratch = numbers["packed_size"] + numbers["panel_size"]
-    return Plan(record, *taps, np.array(units, np.int64).reshape(-1, 6), size, scratch)
+    read_h, read_w = (np.array(axis.read_phases, np.int64) for axis in (rows, columns))
+    taps, kernel, starts = _taps(rows, columns, numbers)
+    table = np.array(units, np.int64).reshape(-1, 6)
+    return Plan(record, read_h, read_w, taps, kernel, starts, table, size, scratch)
 
 
 @lru_cache(maxsize=512)
@@ -210,8 +229,9 @@ def spread_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Plan:
     widest = MACHINE.vector_bytes // itemsize * max(v for _, v in MACHINE.spread)
     numbers["panel_pitch"] = _line_stride(numbers["positions"] + widest, itemsize)
     most = min(MACHINE.spread[0][0], numbers["result_channels"])
-    numbers["panel_size"] = numbers["panel_pitch"] * most * rows.write_stride * columns.write_stride
-    return _finish(numbers, _taps(rows, columns, numbers), units, at)
+    phases = numbers["phase_rows"] * columns.write_stride
+    numbers["panel_size"] = numbers["panel_pitch"] * most * phases
+    return _finish(numbers, rows, columns, units, at)
 
 
 @lru_cache(maxsize=512)
@@ -237,4 +257,4 @@ def dot_plan(geometry: ConvGeometry, itemsize: int) -> Plan:
     numbers["panel_size"] = numbers["lanes_size"] * numbers["unit_run"]
     most = max(1, min(MAX_CHUNKS, PARTIAL_BYTES // (at * itemsize)))
     numbers["chunks"] = min(most, numbers["blocks"])
-    return _finish(numbers, _taps(rows, columns, numbers), units, at)
+    return _finish(numbers, rows, columns, units, at)

@@ -53,7 +53,8 @@ FAMILY = _host_family()
 MACHINE = _FAMILIES[FAMILY]
 
 PACK_BYTES = 1 << 20  # packed source of one block: a common second-level cache
-PANEL_BYTES = 1 << 20  # a tile's results before they are unpacked, all phases
+PANEL_PHASES = 16  # write phases that are computed in turn from the same packed source
+PANEL_BYTES = 1 << 20  # a tile's results before they are unpacked, for so many phases
 LANES_BYTES = 3 << 13  # a weight gradient's lanes: half of a common first-level cache
 BLOCK_POSITIONS = 2048  # output positions of one block: its panel stays in cache too
 MIN_TASKS = 8  # blocks are cut smaller until there are so many, whatever the number of threads

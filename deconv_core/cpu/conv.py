@@ -24,11 +24,18 @@ _VECTOR_BYTES = MACHINE.vector_bytes
 
 
 @kernel
-def _spread_task(task, x, weights, bias, y, p, taps, phase_at, units, scratch):
+def _block_at(block, p):
+    """Return the first image, row and column of a block."""
+    rest, column = divmod(block, p.column_blocks)
+    image, row = divmod(rest, p.row_blocks)
+    return image * p.images, row * p.block_rows, column * p.block_columns
+
+
+@kernel
+def _spread_task(task, x, weights, bias, y, p, read_h, read_w, taps, phase_at, units, scratch):
     """Run one block's range of units."""
-    block, split = task // p.splits, task % p.splits
-    image = block // p.row_blocks * p.images
-    row = block % p.row_blocks * p.block_rows
+    block, split = divmod(task, p.splits)
+    image, row, column = _block_at(block, p)
     packed, panel = scratch[: p.packed_size], scratch[p.packed_size :]
     width = _VECTOR_BYTES // x.itemsize
     count = units.shape[0]
@@ -36,28 +43,33 @@ def _spread_task(task, x, weights, bias, y, p, taps, phase_at, units, scratch):
     for u in range(split * count // p.splits, (split + 1) * count // p.splits):
         group, first, lanes, at = units[u, 0], units[u, 1], units[u, 2], units[u, 3]
         step = units[u, 4] * width
+        phase_pitch = lanes * p.panel_pitch
         if group != packed_group:
-            pack_source(x, packed, p, image, row, group)
+            pack_source(x, packed, p, read_h, read_w, image, row, column, group)
             packed_group = group
-        for q in range(0, p.positions, step):
-            begin = at
-            for phase in range(phase_at.size - 1):
-                spread(
-                    lanes, weights, begin, packed, q, p.plane, p.source_channels,
-                    taps, phase_at[phase], phase_at[phase + 1],
-                    panel, phase * lanes * p.panel_pitch + q, p.panel_pitch,
+        for top in range(0, p.write_stride_h, p.phase_rows):  # write phases, some rows at a time
+            bottom = min(p.write_stride_h, top + p.phase_rows)
+            begin, end = top * p.write_stride_w, bottom * p.write_stride_w
+            for q in range(0, p.positions, step):
+                for phase in range(begin, end):
+                    spread(
+                        lanes, weights, at + lanes * p.source_channels * phase_at[phase],
+                        packed, q, p.plane, p.source_channels,
+                        taps, phase_at[phase], phase_at[phase + 1],
+                        panel, (phase - begin) * phase_pitch + q, p.panel_pitch,
+                    )  # fmt: skip
+            for phase_h in range(top, bottom):
+                unpack(
+                    panel[(phase_h * p.write_stride_w - begin) * phase_pitch :], phase_pitch,
+                    y, p, image, row, column, group * p.result_channels + first, lanes,
+                    phase_h, bias,
                 )  # fmt: skip
-                begin += lanes * p.source_channels * (phase_at[phase + 1] - phase_at[phase])
-        for phase_h in range(p.write_stride_h):
-            unpack(
-                panel[phase_h * p.write_stride_w * lanes * p.panel_pitch :],
-                lanes * p.panel_pitch, y, p, image, row,
-                group * p.result_channels + first, lanes, phase_h, bias,
-            )  # fmt: skip
 
 
 @kernel(parallel=True)
-def _spread_pass(x, w, bias, y, plan, taps, tap_kernel, phase_at, units, weights, scratch):
+def _spread_pass(
+    x, w, bias, y, plan, read_h, read_w, taps, tap_kernel, phase_at, units, weights, scratch
+):
     """Pack the weights, then run all tasks; row i of `scratch` is worker i's."""
     for u in prange(units.shape[0]):
         pack_weights(
@@ -68,13 +80,16 @@ def _spread_pass(x, w, bias, y, plan, taps, tap_kernel, phase_at, units, weights
     tasks = plan[0].blocks * plan[0].splits
     for worker in prange(workers):
         for task in range(worker, tasks, workers):
-            _spread_task(task, x, weights, bias, y, plan[0], taps, phase_at, units, scratch[worker])
+            _spread_task(
+                task, x, weights, bias, y, plan[0], read_h, read_w, taps, phase_at, units,
+                scratch[worker],
+            )  # fmt: skip
 
 
 @kernel
-def _dot_task(task, x, dy, partial, p, taps, units, scratch):
+def _dot_task(task, x, dy, partial, p, read_h, read_w, taps, units, scratch):
     """Add up one chunk of blocks, for a range of units, in `partial`."""
-    chunk, split = task // p.splits, task % p.splits
+    chunk, split = divmod(task, p.splits)
     packed, panel = scratch[: p.packed_size], scratch[p.packed_size :]
     streams = p.source_channels * p.kernel
     offsets = np.empty(streams + p.streams, np.int64)
@@ -88,8 +103,7 @@ def _dot_task(task, x, dy, partial, p, taps, units, scratch):
     end = (split + 1) * units.shape[0] // p.splits
     sums[units[begin, 3] : units[end - 1, 3] + units[end - 1, 5]] = 0
     for block in range(chunk * p.blocks // p.chunks, (chunk + 1) * p.blocks // p.chunks):
-        image = block // p.row_blocks * p.images
-        row = block % p.row_blocks * p.block_rows
+        image, row, column = _block_at(block, p)
         packed_group = -1
         first = begin
         while first < end:  # a run of like units, whose panels stay in the nearest cache
@@ -101,10 +115,12 @@ def _dot_task(task, x, dy, partial, p, taps, units, scratch):
                 and units[last, 2] == lanes
             ):
                 at = (last - first) * p.lanes_size
-                pack_lanes(dy, panel[at:], p, image, row, group, units[last, 1], lanes)
+                pack_lanes(
+                    dy, panel[at:], p, image, row, column, group, units[last, 1], lanes
+                )  # fmt: skip
                 last += 1
             if group != packed_group:
-                pack_source(x, packed, p, image, row, group)
+                pack_source(x, packed, p, read_h, read_w, image, row, column, group)
                 packed_group = group
             for tile in range((streams + step - 1) // step):
                 for u in range(first, last):
@@ -139,13 +155,13 @@ def _add_chunks(partial, first, last):
 
 
 @kernel(parallel=True)
-def _dot_pass(x, dy, dw, plan, taps, units, partial, scratch):
+def _dot_pass(x, dy, dw, plan, read_h, read_w, taps, units, partial, scratch):
     """Run all tasks, then add the chunks up in their order."""
     workers = scratch.shape[0]
     tasks = plan[0].chunks * plan[0].splits
     for worker in prange(workers):
         for task in range(worker, tasks, workers):
-            _dot_task(task, x, dy, partial, plan[0], taps, units, scratch[worker])
+            _dot_task(task, x, dy, partial, plan[0], read_h, read_w, taps, units, scratch[worker])
     for u in prange(units.shape[0]):
         _add_chunks(partial, units[u, 3], units[u, 3] + units[u, 5])
         _write_unit(dw, partial[0], plan[0], units, u)
@@ -163,7 +179,8 @@ def _run_spread(
     if y.size:
         _spread_pass(
             flat(x), flat(w), np.empty(0, x.dtype) if bias is None else flat(bias),
-            y.reshape(-1), plan.numbers, plan.taps, plan.tap_kernel, plan.phase_at, plan.units,
+            y.reshape(-1), plan.numbers, plan.read_h, plan.read_w, plan.taps, plan.tap_kernel,
+            plan.phase_at, plan.units,
             empty(plan.weight_size, x.dtype), _workspace(plan, x.dtype),
         )  # fmt: skip
     return y
@@ -194,7 +211,7 @@ def conv_weight_grad(x: np.ndarray, dy: np.ndarray, geometry: ConvGeometry) -> n
     plan = dot_plan(geometry, x.itemsize)
     partial = empty((int(plan.numbers["chunks"][0]), plan.weight_size), x.dtype)
     _dot_pass(
-        flat(x), flat(dy), dw.reshape(-1), plan.numbers, plan.taps, plan.units,
-        partial, _workspace(plan, x.dtype),
+        flat(x), flat(dy), dw.reshape(-1), plan.numbers, plan.read_h, plan.read_w, plan.taps,
+        plan.units, partial, _workspace(plan, x.dtype),
     )  # fmt: skip
     return dw

@@ -29,7 +29,7 @@ def relu_forward(x: np.ndarray) -> np.ndarray:
 
 @kernel(parallel=True)
 def _relu_backward(dy, y, dx):
-    """``dx = dy where y > 0 else 0``."""
+    """``dx = 0 where y <= 0 else dy``: NaN in y lets dy through, as in PyTorch."""
     for strip in prange((y.size + STRIP - 1) // STRIP):
         first, last = strip * STRIP, (strip + 1) * STRIP
         a, b, c = dy[first:last], y[first:last], dx[first:last]

@@ -71,7 +71,8 @@ class KernelCache(FunctionCache):
                 os.replace(temporary, path)
             finally:
                 temporary.unlink(missing_ok=True)
-            for old in path.parent.glob(f"{self._impl.filename_base}.*.nbc"):
+            function = self._impl.filename_base.rpartition("-")[0]  # without its line number
+            for old in path.parent.glob(f"{function}-*.nbc"):
                 if DIGEST not in old.name:
                     old.unlink(missing_ok=True)
 

@@ -78,7 +78,8 @@ def linear_forward(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None) -> np.
     """Return ``x @ w.T + bias``."""
     (batch, features), out = x.shape, w.shape[0]
     y = empty((batch, out), x.dtype)
-    if not y.size:
+    if not y.size or not features:
+        y[:] = 0 if bias is None else bias
         return y
     units = np.array(tiles(out, MACHINE.dot), np.int64)
     runs = np.unique(np.searchsorted(units[:, 0], np.arange(0, out + _RUN, _RUN)))
@@ -157,8 +158,8 @@ def _rows(a: np.ndarray, m: np.ndarray) -> np.ndarray:
     units = tiles(lanes, MACHINE.spread)
     weights = np.concatenate([a[first : first + size].T.ravel() for first, size, _ in units])
     width = _VECTOR_BYTES // m.itemsize
-    widest = width * max(lanes * vectors for lanes, vectors in MACHINE.spread)
-    strip = ceil_div(max(width, _STRIP_BYTES // (channels * m.itemsize)), 96) * 96
+    widest = width * max(vectors for _, vectors in MACHINE.spread)
+    strip = ceil_div(_STRIP_BYTES // (channels * m.itemsize) + 1, widest) * widest
     panel = max(channels, MACHINE.spread[0][0]) * widest
     workers = min(numba.get_num_threads(), ceil_div(columns, strip))
     _combine(

@@ -48,8 +48,8 @@ def _bounds(base, stride, length, limit):
 
 
 @kernel
-def pack_source(x, packed, p, image, row, group):
-    """Pack all channels of `group` that the block at (`image`, `row`) reads.
+def pack_source(x, packed, p, read_h, read_w, image, row, column, group):
+    """Pack all channels of `group` that the block at (`image`, `row`, `column`) reads.
 
     `packed` becomes (channel, phase, image and row, column); whatever lies outside the source, the
     gaps between planes and the room that whole vectors overrun into are zero.
@@ -57,18 +57,18 @@ def pack_source(x, packed, p, image, row, group):
     packed[: p.packed_size] = 0
     size = p.source_h * p.source_w
     rows = p.block_rows + p.reach_h
-    width = p.columns + p.reach_w
+    width = p.block_columns + p.reach_w
     for channel in range(p.source_channels):
-        for phase_h in range(p.read_stride_h):
+        plane = channel * p.plane - p.phase_plane
+        for phase_h in read_h:
             base_h = p.read_stride_h * row + phase_h + p.read_base_h
             top, bottom = _bounds(base_h, p.read_stride_h, rows, p.source_h)
-            for phase_w in range(p.read_stride_w):
-                base_w = phase_w + p.read_base_w
+            for phase_w in read_w:
+                plane += p.phase_plane
+                base_w = p.read_stride_w * column + phase_w + p.read_base_w
                 left, right = _bounds(base_w, p.read_stride_w, width, p.source_w)
                 if left == right:
                     continue
-                phase = phase_h * p.read_stride_w + phase_w
-                plane = channel * p.plane + phase * p.phase_plane
                 for i in range(min(p.images, p.batch - image)):
                     of = ((image + i) * p.groups + group) * p.source_channels + channel
                     for q in range(top, bottom):
@@ -79,46 +79,50 @@ def pack_source(x, packed, p, image, row, group):
 
 
 @kernel
-def pack_lanes(dy, panel, p, image, row, group, first, lanes):
+def pack_lanes(dy, panel, p, image, row, column, group, first, lanes):
     """Pack the result channels of a unit at the packed source's pitch, zero between the rows."""
     panel[: lanes * p.panel_pitch] = 0
     rows = min(p.block_rows, p.result_h - row)
+    width = min(p.block_columns, p.result_w - column)
     for lane in range(lanes):
         for i in range(min(p.images, p.batch - image)):
             of = ((image + i) * p.groups + group) * p.result_channels + first + lane
             for q in range(rows):
                 at = lane * p.panel_pitch + (i * p.image_rows + q) * p.pitch
-                start = (of * p.result_h + row + q) * p.result_w
-                copy(panel, at, dy, start, p.result_w, dy.dtype.type(0))
+                start = (of * p.result_h + row + q) * p.result_w + column
+                copy(panel, at, dy, start, width, dy.dtype.type(0))
 
 
 @kernel
-def _scatter(y, y_at, count, panel, at, phase_pitch, stride, base, bias):
-    """``y[y_at + stride * q + phase + base] = panel[at + phase * phase_pitch + q] + bias``.
+def _scatter(y, y_at, count, panel, at, phase_pitch, stride, skip, bias):
+    """``y[y_at + i] = panel[at + phase * phase_pitch + q] + bias``, for i < count.
 
-    All of the `count` elements from ``y[y_at]`` on, and no others, are written.
+    With ``q, phase = divmod(i + skip, stride)``: the phases take turns, `skip` of them cut off.
     """
     if stride == 1:
         copy(y, y_at, panel, at, count, bias)
     elif stride == 2:
-        if base == 0:
+        if skip == 0:
             merge(y, y_at, panel, at, at + phase_pitch, count, bias)
-        else:  # the row begins with an odd phase
+        else:  # the row begins with the odd phase
             merge(y, y_at, panel, at + phase_pitch, at + 1, count, bias)
     else:
-        for j in range(count):
-            q, phase = divmod(j - base, stride)
-            y[y_at + j] = panel[at + phase * phase_pitch + q] + bias
+        for i in range(count):
+            q, phase = divmod(i + skip, stride)
+            y[y_at + i] = panel[at + phase * phase_pitch + q] + bias
 
 
 @kernel
-def unpack(panel, phase_pitch, y, p, image, row, channel, lanes, phase_h, bias):
+def unpack(panel, phase_pitch, y, p, image, row, column, channel, lanes, phase_h, bias):
     """Write the panel (column phase, lane, position) of one row phase into the result.
 
     `channel` is the first lane's channel among all of the result's; `bias` is empty or has one
     element per channel.
     """
     channels = p.groups * p.result_channels
+    left = p.write_stride_w * column + p.write_base_w
+    skip, end = max(0, -left), min(p.result_w, left + p.write_stride_w * p.block_columns)
+    left += skip
     for lane in range(lanes):
         offset = bias[channel + lane] if bias.size else panel.dtype.type(0)
         for i in range(min(p.images, p.batch - image)):
@@ -126,9 +130,8 @@ def unpack(panel, phase_pitch, y, p, image, row, channel, lanes, phase_h, bias):
             for q in range(min(p.block_rows, p.rows - row)):
                 h = p.write_stride_h * (row + q) + phase_h + p.write_base_h
                 if 0 <= h < p.result_h:
-                    start = (of + h) * p.result_w
                     at = lane * p.panel_pitch + (i * p.image_rows + q) * p.pitch
                     _scatter(
-                        y, start, p.result_w, panel, at, phase_pitch,
-                        p.write_stride_w, p.write_base_w, offset,
+                        y, (of + h) * p.result_w + left, end - left, panel, at, phase_pitch,
+                        p.write_stride_w, skip, offset,
                     )  # fmt: skip

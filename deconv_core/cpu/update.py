@@ -12,16 +12,15 @@ from .jit import kernel
 
 
 @kernel(parallel=True)
-def _adam(param, grad, mean, square, rate, beta1, beta2, root, eps, decay):
+def _adam(param, grad, mean, square, rate, beta1, fresh1, beta2, fresh2, root, eps, decay):
     """``param -= rate * mean / (sqrt(square) / root + eps)``, after updating both."""
-    one = param.dtype.type(1)
     for strip in prange((param.size + STRIP - 1) // STRIP):
         first, last = strip * STRIP, (strip + 1) * STRIP
         p, d, m, v = param[first:last], grad[first:last], mean[first:last], square[first:last]
         for i in range(p.size):
             g = d[i] + decay * p[i]
-            m[i] = beta1 * m[i] + (one - beta1) * g
-            v[i] = beta2 * v[i] + (one - beta2) * g * g
+            m[i] = beta1 * m[i] + fresh1 * g
+            v[i] = beta2 * v[i] + fresh2 * g * g
             p[i] -= rate * m[i] / (np.sqrt(v[i]) / root + eps)
 
 
@@ -55,7 +54,9 @@ def adam_step(
     """Take Adam's step number `step` (from 1), in place."""
     cast = param.dtype.type
     rate, root = lr / (1 - beta1**step), math.sqrt(1 - beta2**step)
-    scalars = (cast(value) for value in (rate, beta1, beta2, root, eps, weight_decay))
+    scalars = (
+        cast(value) for value in (rate, beta1, 1 - beta1, beta2, 1 - beta2, root, eps, weight_decay)
+    )
     work = flat(param), flat(exp_avg), flat(exp_avg_sq)
     _adam(work[0], flat(grad), *work[1:], *scalars)
     for array, result in zip((param, exp_avg, exp_avg_sq), work, strict=True):

@@ -13,12 +13,17 @@ from deconv_core.geometry import Axis, pair
 Array = np.ndarray[Any, Any]
 
 
+def _plain(name: str, array: Any) -> None:
+    """Raise TypeError unless `array` is a NumPy array, and none whose class means more."""
+    if not isinstance(array, np.ndarray) or isinstance(array, (np.ma.MaskedArray, np.matrix)):
+        raise TypeError(f"{name} must be a numpy.ndarray, got {type(array).__name__}")
+
+
 def floats(**arrays: Any) -> None:
     """Raise TypeError unless all `arrays` are NumPy arrays of one dtype: float32 or float64."""
     first = ""
     for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):
-            raise TypeError(f"{name} must be a numpy.ndarray, got {type(array).__name__}")
+        _plain(name, array)
         if array.dtype not in (np.float32, np.float64) or not array.dtype.isnative:
             raise TypeError(f"{name} must be float32 or float64 (native), got {array.dtype!r}")
         first = first or name
@@ -31,8 +36,7 @@ def floats(**arrays: Any) -> None:
 
 def int64(name: str, array: Any) -> None:
     """Raise TypeError unless `array` is a NumPy array of native int64."""
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"{name} must be a numpy.ndarray, got {type(array).__name__}")
+    _plain(name, array)
     if array.dtype != np.int64 or not array.dtype.isnative:
         raise TypeError(f"{name} must be int64, got {array.dtype!r}")
 

@@ -90,7 +90,8 @@ def conv2d_weight_grad(
 ) -> Array:
     """Gradient of `conv2d` to its weight, of shape `weight_shape`, summed over the images.
 
-    Parameters are those of `conv2d`, with `grad_output` of its output's shape.
+    Parameters are those of `conv2d`, with `grad_output` of its output's shape. A NaN or infinity
+    in a channel of `x` may show in any tap of that channel's weights.
 
     Examples
     --------

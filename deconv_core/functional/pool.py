@@ -28,7 +28,8 @@ def max_pool2d(
     Returns
     -------
     output : (N, C, (H + 2p - k) // s + 1, likewise for W)
-    indices : int64, the same shape: flat positions in a plane of H * W, the first among equals
+    indices : int64, the same shape: flat positions in a plane of H * W, the first among equals,
+        the last among NaN
 
     Raises
     ------
