@@ -20,7 +20,12 @@ def float_dtype(dtype: Any) -> np.dtype:
 
 def generator(rng: Rng) -> np.random.Generator:
     """Return a generator: `rng` itself, one seeded with it, or an unpredictable one for None."""
-    return np.random.default_rng(rng)
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"rng must be a seed from 0 on, a numpy.random.Generator or None, got {rng!r}"
+        ) from error
 
 
 def fan_in(weight_shape: tuple[int, ...]) -> int:

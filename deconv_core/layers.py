@@ -137,18 +137,17 @@ class ConvTranspose2d(Weighted):
             (1, channels, *large_enough), shape, stride, padding, output_padding, groups, dilation
         )
         super().__init__(shape, out_channels if bias else None, rng, dtype)
-        self.options = dict(stride=stride, padding=padding, groups=groups, dilation=dilation)
-        self._output_padding = output_padding
+        self.options = dict(stride=stride, padding=padding, output_padding=output_padding)
+        self.options |= dict(groups=groups, dilation=dilation)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Inference: (N, in, H, W) -> (N, out, H', W')."""
-        return F.conv_transpose2d(
-            x, self.weight.data, self.bias_data, output_padding=self._output_padding, **self.options
-        )
+        return F.conv_transpose2d(x, self.weight.data, self.bias_data, **self.options)
 
     def forward(self, x: np.ndarray) -> tuple[np.ndarray, Backward]:
         """Training: the output, and its backward pass, which keeps x."""
-        y, weight, options = self(x), self.weight, self.options
+        y, weight = self(x), self.weight
+        options = {name: o for name, o in self.options.items() if name != "output_padding"}
 
         def backward(grad_y: np.ndarray, input_grad: bool) -> np.ndarray | None:
             weight.grad += F.conv_transpose2d_weight_grad(grad_y, x, weight.shape, **options)
@@ -162,9 +161,7 @@ class ConvTranspose2d(Weighted):
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the output for an input of this shape."""
-        return geometry.conv_transpose(
-            input_shape, self.weight.shape, output_padding=self._output_padding, **self.options
-        ).input_shape
+        return geometry.conv_transpose(input_shape, self.weight.shape, **self.options).input_shape
 
 
 class ReLU(Layer):

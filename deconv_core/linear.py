@@ -10,7 +10,8 @@ import numpy as np
 
 from deconv_core import functional as F
 from deconv_core import init, memory
-from deconv_core.parameters import Backward, Layer, Weighted, count
+from deconv_core.data.arguments import integer
+from deconv_core.parameters import Backward, Layer, Weighted
 
 # Inside `gathering`, inputs are kept up to this many bytes, or up to the weight's own size.
 GATHER_BYTES = 32 << 20
@@ -43,7 +44,7 @@ class Linear(Weighted):
         rng: init.Rng = None,
         dtype: Any = np.float32,
     ) -> None:
-        shape = (count(out_features, "out_features"), count(in_features, "in_features"))
+        shape = (integer("out_features", out_features, 1), integer("in_features", in_features, 1))
         super().__init__(shape, shape[0] if bias else None, rng, dtype)
         self._kept: list[tuple[np.ndarray, np.ndarray]] | None = None
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from deconv_core import geometry, init
+from deconv_core.data.arguments import integer
 from deconv_core.layers import Conv2d, ConvTranspose2d, Flatten, MaxPool2d, ReLU
 from deconv_core.linear import Linear
-from deconv_core.parameters import Layer, count
+from deconv_core.parameters import Layer
 from deconv_core.sequential import Sequential
 
 VARIANTS = ("listing", "pooled")
@@ -77,5 +78,5 @@ def DDNet(
         )
     features = math.prod(Sequential(layers).output_shape((1, 3, *size)))
     layers["flatten"] = Flatten()
-    layers["fc"] = Linear(features, count(num_classes, "num_classes"), **made)
+    layers["fc"] = Linear(features, integer("num_classes", num_classes, 1), **made)
     return Sequential(layers)

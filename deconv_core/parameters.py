@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from deconv_core import init
+from deconv_core.data.arguments import integer
 
 
 class Parameter:
@@ -82,6 +82,9 @@ class Backward:
     def __call__(self, grad_output: np.ndarray, input_grad: bool = True) -> Any:
         if self._run is None:
             raise RuntimeError("backward was called already: each forward call allows one")
+        if not isinstance(grad_output, np.ndarray):
+            kind = type(grad_output).__name__
+            raise TypeError(f"grad_output must be a numpy.ndarray, got {kind}")
         if grad_output.shape != self._shape:
             raise ValueError(
                 f"grad_output has shape {grad_output.shape} but the output has {self._shape}"
@@ -170,13 +173,18 @@ class Layer:
         own = dict(self.named_parameters())
         problems = [f"{name} is missing" for name in own if name not in state]
         problems += [f"{name} is unknown to this net" for name in state if name not in own]
-        arrays = {name: np.asarray(state[name]) for name in own if name in state}
+        arrays = {name: _plain(state[name]) for name in own if name in state}
         for name, array in arrays.items():
             problems += mismatches(name, array, own[name].data)
         if problems:
             raise ValueError("state_dict does not fit: " + "; ".join(problems))
         for name, array in arrays.items():
             np.copyto(own[name].data, array)
+
+
+def _plain(value: Any) -> np.ndarray:
+    """Return an array of `value`, which may be a PyTorch tensor in training."""
+    return np.asarray(value.detach() if hasattr(value, "detach") else value)
 
 
 def mismatches(name: str, array: np.ndarray, like: np.ndarray) -> list[str]:
@@ -190,20 +198,9 @@ def mismatches(name: str, array: np.ndarray, like: np.ndarray) -> list[str]:
     return []
 
 
-def count(value: Any, name: str) -> int:
-    """Return `value` as an integer of at least one."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
-    if number < 1:
-        raise ValueError(f"{name} must be at least 1, got {number}")
-    return number
-
-
 def channel_count(value: Any, groups: Any, name: str) -> int:
     """Return a number of channels, which `groups` must divide."""
-    channels, groups = count(value, name), count(groups, "groups")
+    channels, groups = integer(name, value, 1), integer("groups", groups, 1)
     if channels % groups:
         raise ValueError(f"{name} {channels} is not divisible by groups {groups}")
     return channels

@@ -18,25 +18,45 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def save_curves(path: str | PathLike[str], records: Sequence[dict[str, Any]]) -> None:
-    """Draw the training loss of every step, and the test accuracy after every epoch.
+def running_mean(values: Sequence[float], window: int) -> np.ndarray:
+    """Return the mean of each value and those before it, `window` of them at most.
+
+    Examples
+    --------
+    >>> running_mean([2.0, 4.0, 6.0], window=2).tolist()
+    [2.0, 3.0, 5.0]
+    """
+    sums = np.cumsum([0.0, *values])
+    ends = np.arange(1, len(sums))
+    starts = np.maximum(ends - window, 0)
+    return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+def save_curves(
+    path: str | PathLike[str], records: Sequence[dict[str, Any]], title: str = ""
+) -> None:
+    """Draw the training loss with its running mean, and the test accuracy after every epoch.
 
     Parameters
     ----------
     path : of the PNG
     records : the metrics: ``{"step", "loss"}`` a step, ``{"step", "accuracy"}`` an epoch
+    title : above the picture
 
     Raises
     ------
     ImportError
         When matplotlib is not installed (the extra ``train``).
     """
-    losses = [(record["step"], record["loss"]) for record in records if "loss" in record]
+    steps = [record["step"] for record in records if "loss" in record]
+    losses = [record["loss"] for record in records if "loss" in record]
     scores = [(r["step"], 100 * r["accuracy"]) for r in records if "accuracy" in r]
     figure = _figure(7, 4)
     axes = figure.add_subplot()
-    axes.plot(*zip(*losses, strict=True), color="tab:blue", linewidth=0.8)
-    axes.set(xlabel="step", ylabel="training loss")
+    window = max(1, len(losses) // 50)
+    axes.plot(steps, losses, color="tab:blue", linewidth=0.5, alpha=0.4)
+    axes.plot(steps, running_mean(losses, window), color="tab:blue")
+    axes.set(xlabel="step", ylabel=f"training loss (line: mean of {window} steps)", title=title)
     axes.yaxis.label.set_color("tab:blue")
     right = axes.twinx()
     right.plot(*zip(*scores, strict=True), color="tab:red", marker="o")
@@ -46,7 +66,7 @@ def save_curves(path: str | PathLike[str], records: Sequence[dict[str, Any]]) ->
 
 
 def save_confusion(
-    path: str | PathLike[str], confusion: np.ndarray, classes: Sequence[str]
+    path: str | PathLike[str], confusion: np.ndarray, classes: Sequence[str], title: str = ""
 ) -> None:
     """Draw a confusion matrix with its counts.
 
@@ -55,6 +75,7 @@ def save_confusion(
     path : of the PNG
     confusion : (classes, classes) integers; row = true class, column = predicted class
     classes : their names
+    title : above the picture
 
     Raises
     ------
@@ -70,5 +91,5 @@ def save_confusion(
     ticks = range(len(classes))
     axes.set_xticks(ticks, classes, rotation=45, ha="right")
     axes.set_yticks(ticks, classes)
-    axes.set(xlabel="predicted", ylabel="true")
+    axes.set(xlabel="predicted", ylabel="true", title=title)
     figure.savefig(path, format="png", dpi=120)

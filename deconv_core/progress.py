@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from deconv_core.data.extras import require
 
 Item = TypeVar("Item")
+Batch = TypeVar("Batch", bound=tuple[Any, ...])
 
 
 class Progress:
@@ -58,14 +59,23 @@ class Progress:
             self.line(f"First step after {now - self._started:.1f} s")
             self._started = None
 
-    def pause(self) -> None:
-        """Leave the time from here to the next step out of `seconds`."""
+    def testing(self, batches: Iterable[Batch], total: int) -> Iterator[Batch]:
+        """Yield the batches and show how many of the `total` images were asked for.
+
+        The time from here to the next training step is left out of `seconds`.
+        """
         self._since = None
+        done = 0
+        for batch in batches:
+            self._bar.set_postfix_str(f"testing {done}/{total}")
+            yield batch
+            done += len(batch[0])
+        self._bar.set_postfix_str("")
 
     @property
-    def rate(self) -> float:
-        """Images a second."""
-        return self.images / self.seconds if self.seconds else 0.0
+    def rate(self) -> str:
+        """Images a second in words, or nothing where it is not known."""
+        return f"{self.images / self.seconds:.0f} images/s, " if self.seconds else ""
 
     def line(self, text: str) -> None:
         """Print a line, above the bar if there is one."""

@@ -6,7 +6,6 @@ import json
 import os
 import tempfile
 import time
-import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from os import PathLike
@@ -14,12 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from deconv_core import checkpoint
-from deconv_core.data.dataset import ImageDataset
 from deconv_core.optim import Optimizer
 from deconv_core.parameters import Layer
 
-CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.jsonl"
+CHECKPOINT, METRICS, WEIGHTS = "checkpoint.safetensors", "metrics.jsonl", "weights.safetensors"
+CURVES, CONFUSION = "curves.png", "confusion.png"
+RESULTS = (CHECKPOINT, METRICS, WEIGHTS, CURVES, CONFUSION)
 SHARE_OF_TIME = 0.05  # checkpoints are spread out until they take no more than this
+# What a run's checkpoint says.
+FORM = {
+    "position": {"epoch": int, "batch": int},
+    "metrics_bytes": int,
+    "optimizer": {"steps": int, "options": dict},
+    "options": dict,
+    "data": str,
+}
 
 
 @dataclass
@@ -33,28 +41,11 @@ class Position:
         return f"epoch {self.epoch + 1}, step {self.batch + 1}"
 
 
-def fingerprint(*datasets: ImageDataset) -> str:
-    """Return a short text that two runs on the same images share.
-
-    Examples
-    --------
-    >>> from deconv_core.data import make_shapes
-    >>> fingerprint(make_shapes("test", count=3)) == fingerprint(make_shapes("test", count=3))
-    True
-    """
-    value, count = 0, 0
-    for dataset in datasets:
-        value = zlib.crc32(dataset.labels.data, zlib.crc32(dataset.images.data, value))
-        count += len(dataset)
-    return f"{count} images, {value:08x}"
-
-
 class Run:
     """A folder that holds one training run.
 
-    ``checkpoint.safetensors`` is everything that a run needs to go on; ``metrics.jsonl`` has one
-    line for each value logged. A resumed run cuts the metrics back to its checkpoint, so that no
-    line is there twice and none is lost.
+    ``checkpoint.safetensors`` is all that a run needs to go on; ``metrics.jsonl`` has one line for
+    each value logged, and a resumed run cuts it back to its checkpoint.
 
     Parameters
     ----------
@@ -70,7 +61,7 @@ class Run:
     Raises
     ------
     ValueError
-        When the folder cannot be written, is in use, or holds a run that is not to be resumed.
+        When the folder cannot be written, is in use, or holds results that are not to be resumed.
 
     Examples
     --------
@@ -78,7 +69,7 @@ class Run:
     >>> from deconv_core.optim import SGD
     >>> net = Linear(4, 3, rng=0)
     >>> with tempfile.TemporaryDirectory() as folder, Run(folder) as run:
-    ...     run.begin(net, SGD(net.parameters()), options={}, data="no images")
+    ...     run.begin(net, SGD(net.parameters()), options={}, data="no images", batches=1)
     ...     run.log(step=1, loss=2.5)
     ...     run.records()
     [{'step': 1, 'loss': 2.5}]
@@ -100,20 +91,20 @@ class Run:
 
     def _open(self, resume: bool) -> None:
         """Read the run that is to be resumed, if there is one; change nothing."""
-        self.path, metrics = self.folder / CHECKPOINT, self.folder / METRICS
+        self.path = self.folder / CHECKPOINT
         self.position = Position()
         self._arrays: dict[str, Any] = {}
         self.saved: dict[str, Any] | None = None
         if resume and self.path.exists():
-            self._arrays, self.saved = checkpoint.load(self.path)
-            self.position = Position(**self.saved["position"])
-        elif self.path.exists() or (metrics.exists() and metrics.stat().st_size):
-            raise ValueError(
-                f"{self.folder} holds the {'checkpoint' if self.path.exists() else 'metrics'} "
-                "of another run: "
-                + ("its checkpoint is missing" if resume else "--resume goes on with it")
-                + ", and another --out starts a new one"
-            )
+            self._arrays, saved = checkpoint.load(self.path, checkpoint.RUN, FORM)
+            self.saved, self.position = saved, Position(**saved["position"])
+            self._read_metrics(saved["metrics_bytes"])
+            return
+        for path in (self.folder / name for name in RESULTS):
+            if path.exists() and path.stat().st_size:
+                how = "--resume goes on with it" if self.path.exists() else "it has no checkpoint"
+                other = f"{how}, and another --out starts a new one"
+                raise ValueError(f"{self.folder} holds {path.name} of another run: {other}")
 
     def _claim(self) -> None:
         """Make the folder, see that it can be written, and keep other runs out of it."""
@@ -127,7 +118,7 @@ class Run:
             import fcntl
         except ImportError:
             return  # not a POSIX system
-        self._lock = os.open(self.folder, os.O_RDONLY)  # the system lets go of it with the process
+        self._lock = os.open(self.folder, os.O_RDONLY)  # ends with the process
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -156,9 +147,16 @@ class Run:
         Raises
         ------
         ValueError
-            When an option is given that contradicts the saved run, unless it is one of `free`.
+            When an option is given that contradicts the saved run, unless it is one of `free`,
+            or when a saved one is of another type than its default.
         """
         saved = self.saved["options"] if self.saved else {}
+        for name, value in saved.items():
+            default = defaults.get(name, value)
+            if default is not None and type(value) is not type(default):
+                raise ValueError(
+                    f"{self.path} is not {checkpoint.RUN}: its option {name} is {value!r}"
+                )
         clashes = [
             f"--{name.replace('_', '-')} is {value} but was {saved[name]}"
             for name, value in given.items()
@@ -169,7 +167,12 @@ class Run:
         return {**defaults, **saved, **given}
 
     def begin(
-        self, net: Layer, optimizer: Optimizer, options: Mapping[str, Any], data: str
+        self,
+        net: Layer,
+        optimizer: Optimizer,
+        options: Mapping[str, Any],
+        data: str,
+        batches: int,
     ) -> None:
         """Take over the saved run's weights and optimizer, and write a first checkpoint.
 
@@ -177,7 +180,8 @@ class Run:
         ----------
         net, optimizer : what is trained
         options : as `settle` returned them
-        data : `fingerprint` of the images
+        data : `deconv_core.data.fingerprint` of the images
+        batches : number of them in an epoch
 
         Raises
         ------
@@ -189,13 +193,21 @@ class Run:
             if data != self.saved["data"]:
                 was = self.saved["data"]
                 raise ValueError(f"{self.path} is of other images: {was}, not {data}")
+            if self.position.batch > batches:
+                raise ValueError(
+                    f"{self.path} is not {checkpoint.RUN}: it stands at {self.position} but an "
+                    f"epoch has {batches}"
+                )
             try:
                 net.load_state_dict(_under("net.", self._arrays))
                 optimizer.load_state_dict(self._optimizer_state())
-            except ValueError as error:
+            except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{self.path} is of another net: {error}") from error
             self._arrays = {}
-        self._metrics = _open_log(self.folder / METRICS, (self.saved or {}).get("metrics_bytes", 0))
+        size = self.saved["metrics_bytes"] if self.saved else 0
+        self._metrics = (self.folder / METRICS).open("ab")
+        self._metrics.truncate(size)
+        self._metrics.seek(size)
         self._trained = net, optimizer
         self._fixed = {"options": dict(options), "data": data}
         self.save()
@@ -224,7 +236,7 @@ class Run:
             "metrics_bytes": self._metrics.tell(),
             "optimizer": {"steps": optimizer.steps, "options": group},
         }
-        checkpoint.save(self.path, arrays, self._fixed | moving)
+        checkpoint.save(self.path, arrays, self._fixed | moving, checkpoint.RUN)
         self._last = time.monotonic()
         self._cost = self._last - started
 
@@ -241,20 +253,37 @@ class Run:
 
     def records(self) -> list[dict[str, Any]]:
         """Return the lines of the metrics."""
-        return [json.loads(line) for line in (self.folder / METRICS).read_bytes().splitlines()]
+        return self._read_metrics((self.folder / METRICS).stat().st_size)
+
+    def _read_metrics(self, size: int) -> list[dict[str, Any]]:
+        """Return the lines of the first `size` bytes of the metrics, after checking each."""
+        path = self.folder / METRICS
+        content = path.read_bytes() if path.exists() else b""
+        if len(content) < size:
+            raise ValueError(
+                f"{path} has {len(content)} bytes but its run had written {size}: it was changed"
+            )
+        return [
+            _record(f"{path}, line {number}", line)
+            for number, line in enumerate(content[:size].splitlines(), start=1)
+        ]
+
+
+def _record(where: str, line: bytes) -> dict[str, Any]:
+    """Return a line of metrics: numbers by name, among them the step."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        record = None
+    if (
+        not isinstance(record, dict)
+        or "step" not in record
+        or not all(type(value) in (int, float) for value in record.values())
+    ):
+        raise ValueError(f"{where}: {line[:60]!r} is no record of a step")
+    return record
 
 
 def _under(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arrays whose names start with `prefix`, without it."""
     return {name[len(prefix) :]: a for name, a in arrays.items() if name.startswith(prefix)}
-
-
-def _open_log(path: Path, size: int) -> Any:
-    """Open a log for appending after its first `size` bytes; what comes later is cut off."""
-    found = path.stat().st_size if path.exists() else 0
-    if found < size:
-        raise ValueError(f"{path} has {found} bytes but its run had written {size}: it was changed")
-    log = path.open("ab")
-    log.truncate(size)
-    log.seek(size)
-    return log

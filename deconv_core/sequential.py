@@ -41,6 +41,11 @@ class Sequential(Layer):
             named = layers[0].items()
         elif len(layers) == 1 and isinstance(layers[0], Sequence):
             named = layers[0]
+            if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in named):
+                raise TypeError(
+                    "a list must hold (name, layer) pairs; layers without names are arguments of "
+                    "their own: Sequential(a, b)"
+                )
         self._layers: dict[str, Layer] = {}
         for name, layer in named:
             self._add(name, layer)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from deconv_core.data.arguments import integer
 from deconv_core.linear import gathering
 from deconv_core.optim import Optimizer
 from deconv_core.parameters import Layer
@@ -59,15 +59,7 @@ def slice_size(net: Layer, x: np.ndarray, micro_batch: int | str | None) -> int:
     if micro_batch == "auto":
         fitting = SLICE_BYTES // max(activation_bytes(net, x.shape[1:], x.itemsize), 1)
         return min(1 << max(fitting.bit_length() - 1, 0), images)
-    try:
-        size = operator.index(micro_batch)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(
-            f'micro_batch must be "auto", None or an integer, got {micro_batch!r}'
-        ) from None
-    if size < 1:
-        raise ValueError(f"micro_batch must be at least 1, got {size}")
-    return size
+    return integer("micro_batch", micro_batch, 1)
 
 
 def train_step(
@@ -110,13 +102,14 @@ def train_step(
     >>> dc.train_step(net, dc.CrossEntropyLoss(), optimizer, x, target) < first
     True
     """
-    if len(x) != len(target) or not len(x):
-        raise ValueError(f"x holds {len(x)} images and target {len(target)} labels")
+    _check_batch(x, target)
+    if not len(x):
+        raise ValueError("x holds 0 images")
     size = slice_size(net, x, micro_batch)
     net.zero_grad()
     loss = 0.0
     try:
-        with gathering(net):
+        with gathering(net), np.errstate(all="ignore"):
             for start in range(0, len(x), size):
                 part = slice(start, start + size)
                 loss += _accumulate(net, criterion, x[part], target[part], len(x))
@@ -125,6 +118,17 @@ def train_step(
         raise
     optimizer.step()
     return loss
+
+
+def _check_batch(x: Any, target: Any) -> None:
+    """Raise unless these are arrays of as many images as labels."""
+    for name, array in (("x", x), ("target", target)):
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"{name} must be a numpy.ndarray, got {type(array).__name__}")
+        if not array.ndim:
+            raise ValueError(f"{name} must hold a batch, got an array without axes")
+    if len(x) != len(target):
+        raise ValueError(f"x holds {len(x)} images and target {len(target)} labels")
 
 
 def _accumulate(
@@ -144,6 +148,11 @@ def _accumulate(
 def predict(net: Layer, x: np.ndarray, micro_batch: int | str | None = "auto") -> np.ndarray:
     """Return ``net(x)``, slice by slice, so that memory does not grow with the batch.
 
+    Raises
+    ------
+    FloatingPointError
+        When a result is not finite.
+
     Examples
     --------
     >>> from deconv_core.models import DDNet
@@ -151,7 +160,10 @@ def predict(net: Layer, x: np.ndarray, micro_batch: int | str | None = "auto") -
     (3, 10)
     """
     size = slice_size(net, x, micro_batch)
-    parts = [net(x[start : start + size]) for start in range(0, max(len(x), 1), size)]
+    with np.errstate(all="ignore"):
+        parts = [net(x[start : start + size]) for start in range(0, max(len(x), 1), size)]
+    if not all(np.isfinite(part).all() for part in parts):
+        raise FloatingPointError("what the net makes of the images is not finite")
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
@@ -177,6 +189,15 @@ class Evaluation:
         return float(np.trace(self.confusion)) / self.images
 
 
+def _check_labels(target: np.ndarray, classes: int) -> None:
+    """Raise unless all labels are numbers of classes."""
+    if target.dtype.kind not in "iu" or target.ndim != 1:
+        raise TypeError(f"target must be (N,) integers, got {target.shape} {target.dtype}")
+    wrong = target[(target < 0) | (target >= classes)]
+    if wrong.size:
+        raise ValueError(f"target has label {wrong[0]}, outside 0..{classes - 1}")
+
+
 def evaluate(
     net: Layer,
     batches: Iterable[tuple[np.ndarray, np.ndarray]],
@@ -192,8 +213,10 @@ def evaluate(
 
     Raises
     ------
-    ValueError
-        When there are no images, or a label is outside the classes.
+    ValueError, TypeError
+        When there are no images, or the labels are not one of the classes for each image.
+    FloatingPointError
+        When a logit is not finite.
 
     Examples
     --------
@@ -205,10 +228,10 @@ def evaluate(
     """
     confusion: Any = None
     for x, target in batches:
+        _check_batch(x, target)
         logits = predict(net, x, micro_batch)
         classes = logits.shape[1]
-        if len(target) != len(x) or target.min(initial=0) < 0 or target.max(initial=0) >= classes:
-            raise ValueError(f"labels must be {len(x)} numbers from 0 to {classes - 1}")
+        _check_labels(target, classes)
         pairs = np.bincount(target * classes + logits.argmax(axis=1), minlength=classes**2)
         counts = pairs.reshape(classes, classes)
         confusion = counts if confusion is None else confusion + counts

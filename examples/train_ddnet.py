@@ -15,15 +15,19 @@ import time
 STARTED = time.perf_counter()
 
 import argparse  # noqa: E402  (the clock starts before the imports that take time)
+import math  # noqa: E402
+import os  # noqa: E402
+import shlex  # noqa: E402
 import sys  # noqa: E402
 from typing import Any  # noqa: E402
 
 import numba  # noqa: E402
+import numpy as np  # noqa: E402
 
 import deconv_core as dc  # noqa: E402
 from deconv_core import checkpoint, data, pictures  # noqa: E402
 from deconv_core.progress import Progress, StopRequest, peak_memory  # noqa: E402
-from deconv_core.runlog import Position, Run, fingerprint  # noqa: E402
+from deconv_core.runlog import CONFUSION, CURVES, WEIGHTS, Position, Run  # noqa: E402
 
 DEFAULTS: dict[str, Any] = {
     "data": "data",
@@ -38,7 +42,8 @@ DEFAULTS: dict[str, Any] = {
     "limit_train": None,
     "limit_test": None,
 }
-FREE_ON_RESUME = ("data", "epochs", "threads")  # these do not change a step that was made
+CORES = numba.config.NUMBA_NUM_THREADS
+FREE_ON_RESUME = ("data", "epochs", "threads")  # these change no step that was made
 
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
@@ -51,28 +56,51 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     add("--dataset", choices=data.CHOICES, help="auto: CIFAR-10 if it can be had, else shapes")
     add("--epochs", type=at_least(1), metavar="N", help="passes over the images (10)")
     add("--batch-size", type=at_least(1), metavar="N", help="images in a step (128)")
-    add("--lr", type=float, help="Adam's learning rate (0.001)")
+    add("--lr", type=learning_rate, help="Adam's learning rate (0.001)")
     add("--image-size", type=at_least(1), metavar="N", help="32; the original listing has 224")
     add("--variant", choices=("listing", "pooled"), help="which DDNet (listing)")
-    add("--threads", type=at_least(1), metavar="N", help="threads (all cores)")
+    add("--threads", type=at_least(1, CORES), metavar="N", help="threads (all cores)")
     add("--seed", type=at_least(0), metavar="N", help="of the weights and the order (0)")
-    add("--out", metavar="DIR", default="runs/ddnet", help="folder of the results (%(default)s)")
+    add("--out", type=folder, default="runs/ddnet", help="folder of the results (%(default)s)")
     add("--resume", action="store_true", default=False, help="go on with the run in --out")
     add("--limit-train", type=at_least(1), metavar="N", help="train on the first N images only")
     add("--limit-test", type=at_least(1), metavar="N", help="test on the first N images only")
-    add("--checkpoint-seconds", type=float, default=30.0, metavar="S", help="(%(default)s)")
+    add("--checkpoint-seconds", type=not_negative, default=30.0, metavar="S", help="(%(default)s)")
     return parser.parse_args(arguments)
 
 
-def at_least(minimum: int) -> Any:
-    """Return a parser of integers from `minimum` on, for argparse."""
+def at_least(minimum: int, maximum: float = math.inf) -> Any:
+    """Return a parser of integers from `minimum` to `maximum`, for argparse."""
 
     def integer(text: str) -> int:
         if int(text) < minimum:
             raise argparse.ArgumentTypeError(f"must be at least {minimum}, got {text}")
+        if int(text) > maximum:
+            raise argparse.ArgumentTypeError(f"must be at most {maximum} here, got {text}")
         return int(text)
 
     return integer
+
+
+def not_negative(text: str) -> float:
+    """Parse a finite number from 0 on, for argparse."""
+    if not (math.isfinite(float(text)) and float(text) >= 0):
+        raise argparse.ArgumentTypeError(f"must be finite and not negative, got {text}")
+    return float(text)
+
+
+def learning_rate(text: str) -> float:
+    """Parse a number that float32 can hold, for argparse."""
+    if not_negative(text) > float(np.finfo(np.float32).max):
+        raise argparse.ArgumentTypeError(f"must be within float32, got {text}")
+    return float(text)
+
+
+def folder(text: str) -> str:
+    """Parse the name of a folder, for argparse."""
+    if not text:
+        raise argparse.ArgumentTypeError("must name a folder, got an empty name")
+    return text
 
 
 def load_images(options: dict[str, Any]) -> tuple[data.ImageDataset, ...]:
@@ -98,20 +126,18 @@ def make_loader(options: dict[str, Any], images: data.ImageDataset, shuffle: boo
     )
 
 
-def train_ddnet(options: dict[str, Any], run: Run) -> None:
-    """Load the images, make the net, train it and write the results."""
+def train_ddnet(options: dict[str, Any], net: dc.Sequential, run: Run) -> None:
+    """Load the images, train the net and write the results."""
     train, test = load_images(options)
     train_loader = make_loader(options, train, shuffle=True)
     test_loader = make_loader(options, test, shuffle=False)
-    net = dc.DDNet(len(train.classes), options["image_size"], options["variant"], options["seed"])
     optimizer = dc.Adam(net.parameters(), lr=options["lr"])
 
-    run.begin(net, optimizer, options, fingerprint(train, test))
-    if not dc.kernels_are_cached():
-        print("Compiling kernels (first run only) ...", flush=True)
+    run.begin(net, optimizer, options, data.fingerprint(train, test), len(train_loader))
     done = run.position.epoch * len(train) + run.position.batch * options["batch_size"]
     total = options["epochs"] * len(train)
     with Progress(total, done, STARTED) as progress, StopRequest() as stop:
+        dc.on_compile(lambda: progress.line("Compiling kernels (first run only) ..."))
         try:
             result = train_epochs(
                 net, optimizer, train_loader, test_loader, options, run, progress, stop
@@ -119,19 +145,19 @@ def train_ddnet(options: dict[str, Any], run: Run) -> None:
         except FloatingPointError as error:
             raise FloatingPointError(
                 f"{error} at {run.position}. The last good checkpoint is kept in {run.path}. "
-                "A new run with a lower --lr may help."
+                f"To start again with a lower rate: --out OTHER --lr {options['lr'] / 10:g}"
             ) from error
-        except KeyboardInterrupt:
-            run.save()
-            raise
 
-    result = result or dc.evaluate(net, test_loader.epoch(0))  # a run resumed when complete
-    checkpoint.save(run.folder / "weights.safetensors", net.state_dict(), {"options": options})
-    pictures.save_curves(run.folder / "curves.png", run.records())
-    pictures.save_confusion(run.folder / "confusion.png", result.confusion, train.classes)
+    settings = {name: o for name, o in options.items() if name not in FREE_ON_RESUME}
+    checkpoint.save(
+        run.folder / WEIGHTS, net.state_dict(), {"options": settings}, checkpoint.WEIGHTS
+    )
+    title = f"DDNet on {train.name}: test accuracy {result.accuracy:.1%}"
+    pictures.save_curves(run.folder / CURVES, run.records(), title)
+    pictures.save_confusion(run.folder / CONFUSION, result.confusion, train.classes, title)
     print(f"Accuracy of the DDNet on the {len(test)} test images: {result.accuracy:.1%}")
-    print(f"{progress.rate:.0f} images/s, peak memory {peak_memory() / 2**30:.2f} GiB")
-    print(f"Curves, confusion matrix, metrics and weights are in {run.folder}")
+    print(f"{progress.rate}peak memory {peak_memory() / 2**30:.2f} GiB")
+    print(f"Curves, confusion matrix, metrics and weights are in {run.folder}", flush=True)
 
 
 def train_epochs(
@@ -143,33 +169,66 @@ def train_epochs(
     run: Run,
     progress: Progress,
     stop: StopRequest,
-) -> dc.Evaluation | None:
+) -> dc.Evaluation:
     """Train from wherever the run stands; return what the net makes of the test images then."""
-    result, epochs, steps = None, options["epochs"], len(train_loader)
-    criterion = dc.CrossEntropyLoss()
-    for epoch in range(run.position.epoch, epochs):
-        for x, target in stop.watch(train_loader.epoch(epoch, start=run.position.batch)):
-            loss = dc.train_step(net, criterion, optimizer, x, target)
-            run.position.batch += 1
-            run.log(epoch=epoch + 1, step=optimizer.steps, loss=loss)
-            progress.step(len(x), loss)
-            if run.position.batch % 100 == 0:
-                progress.line(
-                    f"Epoch [{epoch + 1}/{epochs}], Step [{run.position.batch}/{steps}], "
-                    f"Loss: {loss:.4f}"
-                )
-            if run.due:
-                run.save()
-        progress.pause()
-        result = dc.evaluate(net, stop.watch(test_loader.epoch(0)))
-        run.log(epoch=epoch + 1, step=optimizer.steps, accuracy=result.accuracy)
-        run.position = Position(epoch + 1)
+
+    def test() -> dc.Evaluation:
+        batches = stop.watch(test_loader.epoch(0))
+        return dc.evaluate(net, progress.testing(batches, len(test_loader.dataset)))
+
+    result, epochs = None, options["epochs"]
+    try:
+        for epoch in range(run.position.epoch, epochs):
+            train_epoch(net, optimizer, train_loader, epochs, run, progress, stop)
+            result = test()
+            run.log(epoch=epoch + 1, step=optimizer.steps, accuracy=result.accuracy)
+            run.position = Position(epoch + 1)
+            run.save()
+            progress.line(
+                f"Epoch [{epoch + 1}/{epochs}] done, {progress.rate}"
+                f"test accuracy {result.accuracy:.1%}"
+            )
+        return result or test()  # a run may be resumed when it is complete
+    except KeyboardInterrupt:
         run.save()
-        progress.line(
-            f"Epoch [{epoch + 1}/{epochs}] done, test accuracy {result.accuracy:.1%}, "
-            f"{progress.rate:.0f} images/s"
-        )
-    return result
+        raise
+
+
+def train_epoch(
+    net: dc.Sequential,
+    optimizer: dc.Adam,
+    loader: data.Loader,
+    epochs: int,
+    run: Run,
+    progress: Progress,
+    stop: StopRequest,
+) -> None:
+    """Train to the end of the epoch in which the run stands."""
+    criterion, epoch = dc.CrossEntropyLoss(), run.position.epoch
+    for x, target in stop.watch(loader.epoch(epoch, start=run.position.batch)):
+        loss = dc.train_step(net, criterion, optimizer, x, target)
+        run.position.batch += 1
+        run.log(epoch=epoch + 1, step=optimizer.steps, loss=loss)
+        progress.step(len(x), loss)
+        if run.position.batch % 100 == 0:
+            progress.line(
+                f"Epoch [{epoch + 1}/{epochs}], Step [{run.position.batch}/{len(loader)}], "
+                f"Loss: {loss:.4f}"
+            )
+        if run.due:
+            run.save()
+
+
+def settle(run: Run, given: dict[str, Any]) -> dict[str, Any]:
+    """Return all options, after checking them against the run that is resumed."""
+    if run.saved and given.get("dataset") == "auto":
+        del given["dataset"]  # what it came to is in the checkpoint
+    options = run.settle(DEFAULTS, given, free=FREE_ON_RESUME)
+    position = run.position
+    if (options["epochs"], 0) < (position.epoch, position.batch):
+        stands = f"is at {position}" if position.batch else f"has finished {position.epoch} epochs"
+        raise ValueError(f"--epochs is {options['epochs']} but the run {stands}")
+    return options
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -180,19 +239,21 @@ def main(arguments: list[str] | None = None) -> int:
         with Run(out, resume, seconds) as run:
             if resume and run.saved is None:
                 print(f"There is no run in {out} to resume: starting one", flush=True)
-            if run.saved and given.get("dataset") == "auto":
-                del given["dataset"]  # what it came to is in the checkpoint
-            options = run.settle(DEFAULTS, given, free=FREE_ON_RESUME)
-            if (options["epochs"], 0) < (run.position.epoch, run.position.batch):
-                raise ValueError(
-                    f"--epochs is {options['epochs']} but the run is at {run.position}"
-                )
-            if options["threads"]:
-                numba.set_num_threads(options["threads"])
-            train_ddnet(options, run)
+            options = settle(run, given)
+            try:  # both data sets have ten classes
+                net = dc.DDNet(10, options["image_size"], options["variant"], options["seed"])
+            except (TypeError, ValueError) as error:
+                print(f"error: {error}", file=sys.stderr)
+                return 2
+            numba.set_num_threads(min(options["threads"] or CORES, CORES))
+            train_ddnet(options, net, run)
     except KeyboardInterrupt:
-        print(f"Stopped. To go on: python {sys.argv[0]} --resume --out {out}", file=sys.stderr)
+        again = shlex.join([sys.executable, sys.argv[0], "--resume", "--out", out])
+        print(f"Stopped. To go on: {again}", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # nobody reads; what is still flushed goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (FloatingPointError, ImportError, MemoryError, OSError, TypeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

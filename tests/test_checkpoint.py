@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -57,55 +58,113 @@ def test_a_file_cut_anywhere_is_refused_by_name(path: Path) -> None:
     whole = path.read_bytes()
     for size in range(len(whole)):
         path.write_bytes(whole[:size])
-        with pytest.raises(ValueError, match="checkpoint.safetensors is not a whole checkpoint"):
+        with pytest.raises(ValueError, match="checkpoint.safetensors is not a checkpoint"):
             checkpoint.load(path)
 
 
 def test_an_altered_byte_is_noticed(path: Path) -> None:
     whole = path.read_bytes()
     header = 8 + int.from_bytes(whole[:8], "little")
-    for position in range(header, len(whole)):
+    padding = len(whole[:header]) - len(whole[:header].rstrip(b" "))
+    for position in [*range(header - padding), *range(header, len(whole))]:
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
-        with pytest.raises(ValueError, match="is not a whole checkpoint"):
+        with pytest.raises(ValueError, match="is not a checkpoint"):
             checkpoint.load(path)
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        (b'"weight"', b'"height"'),  # a name
+        (b'"shape":[3,4]', b'"shape":[4,3]'),
+        (b'\\"step\\": 7', b'\\"step\\": 8'),
+        (b'"F64"', b'"I64"'),
+    ],
+)
+def test_an_altered_record_is_noticed(path: Path, old: bytes, new: bytes) -> None:
+    whole = path.read_bytes()
+    assert whole.count(old) == 1
+    path.write_bytes(whole.replace(old, new))
+    with pytest.raises(ValueError, match="checksum differs"):
+        checkpoint.load(path)
+
+
+def test_another_kind_is_refused(path: Path) -> None:
+    checkpoint.save(path, ARRAYS, STATE, checkpoint.WEIGHTS)
+    with pytest.raises(ValueError, match="is not a run's checkpoint: it is a net's weights"):
+        checkpoint.load(path, checkpoint.RUN)
+    assert checkpoint.load(path, checkpoint.WEIGHTS)[1] == STATE
+
+
+@pytest.mark.parametrize(
+    "form, message",
+    [
+        ({"step": int}, "its state must have step, got"),
+        ({"step": float, "options": dict, "betas": list}, "its state's step must be float, got 7"),
+        ({"step": int, "options": {"lr": float}, "betas": list}, "options must have lr, got"),
+    ],
+)
+def test_a_state_of_another_form_is_refused(path: Path, form: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        checkpoint.load(path, form=form)
+    checkpoint.load(path, form={"step": int, "options": dict, "betas": list})
+
+
+def test_the_same_content_makes_the_same_bytes(path: Path) -> None:
+    before = path.read_bytes()
+    names, keys = reversed(list(ARRAYS)), reversed(list(STATE))
+    checkpoint.save(path, {n: ARRAYS[n] for n in names}, {k: STATE[k] for k in keys})
+    assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a umask")
+def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "c", ARRAYS, STATE)
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "c").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_other_dtypes_are_refused(path: Path) -> None:
+    for array in (np.zeros(2, ">f4"), np.zeros(2, np.complex64)):
+        with pytest.raises(TypeError, match="only float32, float64 and int64"):
+            checkpoint.save(path, {"weight": array}, {})
+    assert checkpoint.load(path)[1] == STATE
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\3\4 no checkpoint at all", b"\0" * 100])
 def test_foreign_files_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "foreign"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="foreign is not a whole checkpoint"):
+    with pytest.raises(ValueError, match="foreign is not a checkpoint"):
         checkpoint.load(path)
 
 
 def test_other_safetensors_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "other"
     safetensors.numpy.save_file({"weight": np.zeros(3)}, path)
-    with pytest.raises(ValueError, match="format is None"):
+    with pytest.raises(ValueError, match="not written by deconv_core"):
         checkpoint.load(path)
-    metadata = {"format": "deconv_core checkpoint 99", "state": "{}", "crc32": "0"}
+    about = {"format": "deconv_core 99", "kind": "a checkpoint", "state": {}}
+    metadata = {"deconv_core": json.dumps({"about": about, "crc32": 0})}
     safetensors.numpy.save_file({"weight": np.zeros(3)}, path, metadata)
-    with pytest.raises(ValueError, match="checkpoint 99"):
+    with pytest.raises(ValueError, match="format deconv_core 99"):
         checkpoint.load(path)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_values_that_are_not_finite_are_not_saved(path: Path, value: float) -> None:
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="not finite in bad"):
+    with pytest.raises(FloatingPointError, match="not finite in bad"):
         checkpoint.save(path, {"good": np.zeros(3), "bad": np.array([1.0, value])}, {})
     assert path.read_bytes() == before
 
 
 def test_values_that_are_not_finite_are_not_loaded(path: Path) -> None:
     bad = {"weight": np.array([np.nan], np.float32)}
-    metadata = {
-        "format": checkpoint.FORMAT,
-        "state": "{}",
-        "crc32": str(checkpoint._checksum(bad)),
-    }
-    safetensors.numpy.save_file(bad, path, metadata)
-    with pytest.raises(ValueError, match=f"{path.name} cannot be used.*not finite in weight"):
+    about = {"format": checkpoint.FORMAT, "kind": "a checkpoint", "state": {}}
+    record = {"about": about, "crc32": checkpoint._checksum(bad, about)}
+    safetensors.numpy.save_file(bad, path, {"deconv_core": json.dumps(record)})
+    with pytest.raises(ValueError, match=f"{path.name} is not a checkpoint.*not finite in weight"):
         checkpoint.load(path)
 
 
@@ -149,14 +208,14 @@ except OSError as error:
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("step", ["_write", "os.replace"])
+@pytest.mark.parametrize("step", ["os.fsync", "os.replace"])
 def test_an_interruption_while_saving_leaves_the_old_file(
     path: Path, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = path.read_bytes()
 
-    def interrupted(first: Path, *_: object) -> None:
-        Path(first).write_bytes(b"half a file")
+    def interrupted(*_: object) -> None:
+        assert path.with_name(path.name + ".part").exists()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(f"deconv_core.checkpoint.{step}", interrupted)
@@ -167,7 +226,9 @@ def test_an_interruption_while_saving_leaves_the_old_file(
 
 
 def test_a_leftover_of_a_killed_save_does_no_harm(path: Path) -> None:
-    path.with_name(path.name + ".part").write_bytes(b"half a file, and a long one" * 1000)
+    part = path.with_name(path.name + ".part")
+    part.mkdir()
+    (part / ".tmp0a1b2c").write_bytes(b"half a file, and a long one" * 1000)
     checkpoint.save(path, ARRAYS, {"step": 8})
     assert checkpoint.load(path)[1] == {"step": 8}
     assert list(path.parent.iterdir()) == [path]

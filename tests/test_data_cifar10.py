@@ -213,9 +213,9 @@ def test_a_dataset_checks_itself():
     good = ImageDataset(images, labels, ("a", "b"), "good")
     assert len(good) == 3 and len(good.take(2)) == 2 and len(good.take(9)) == 3
     np.testing.assert_array_equal(good.take(2).labels, [0, 1])
-    with pytest.raises(ValueError, match="at least 0, not -1"):
+    with pytest.raises(ValueError, match="at least 0, got -1"):
         good.take(-1)
-    with pytest.raises(TypeError, match="integer, not 1.5"):
+    with pytest.raises(TypeError, match="integer, got 1.5"):
         good.take(1.5)
     with pytest.raises(ValueError, match="3 images but 2 labels"):
         ImageDataset(images, labels[:2], ("a", "b"), "bad")

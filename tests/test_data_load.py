@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -31,12 +32,20 @@ def offline(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["auto", "cifar10"])
-def test_a_copy_that_is_there_is_read_without_a_word(name, tmp_path, offline):
+def test_a_copy_that_is_there_is_read_and_its_fingerprint_told(name, tmp_path, offline):
     write_copy(tmp_path / "cifar-10-batches-bin")
     said = []
     train, test = data.load(name, tmp_path, said.append)
     assert (train.name, len(train), len(test)) == ("cifar10", 10, 2)
-    assert said == [] and offline == []
+    assert offline == []
+    (line,) = said
+    assert re.fullmatch(rf"CIFAR-10 in {tmp_path}.*: 12 images, [0-9a-f]{{8}}", line)
+    path = tmp_path / "cifar-10-batches-bin" / "data_batch_2.bin"
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1  # a pixel
+    path.write_bytes(content)
+    data.load(name, tmp_path, said.append)
+    assert said[1] != line
 
 
 def test_auto_falls_back_with_one_loud_message(tmp_path, offline):

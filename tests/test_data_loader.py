@@ -161,13 +161,13 @@ def test_a_transform_of_another_result_is_an_error(transform, error, message):
 @pytest.mark.parametrize(
     ("use", "error", "message"),
     [
-        (lambda: Loader(numbered(4), 0), ValueError, "at least 1, not 0"),
-        (lambda: Loader(numbered(4), 1.5), TypeError, "must be an integer, not"),
+        (lambda: Loader(numbered(4), 0), ValueError, "at least 1, got 0"),
+        (lambda: Loader(numbered(4), 1.5), TypeError, "must be an integer, got"),
         (lambda: Loader(numbered(4), 1, seed=-1), ValueError, "-1"),
         (lambda: Loader(numbered(4), 2).epoch(-1), ValueError, "-1"),
         (lambda: Loader(numbered(4), 2).epoch(0, 3), ValueError, r"at most 2 \(batches\), not 3"),
         (lambda: Loader(numbered(4), 2).epoch(0, -1), ValueError, "-1"),
-        (lambda: Loader(numbered(4), 2).epoch("0"), TypeError, "must be an integer, not"),
+        (lambda: Loader(numbered(4), 2).epoch("0"), TypeError, "must be an integer, got"),
     ],
 )
 def test_bad_numbers_are_refused_at_once(use, error, message):

@@ -89,9 +89,9 @@ def test_pixels_use_the_range_and_differ_from_their_neighbours():
     ("kwargs", "message"),
     [
         ({"split": "valid"}, "train, test, not 'valid'"),
-        ({"size": 7}, "size must be at least 8, not 7"),
-        ({"count": -1}, "count must be at least 0, not -1"),
-        ({"seed": -2}, "seed must be at least 0, not -2"),
+        ({"size": 7}, "size must be at least 8, got 7"),
+        ({"count": -1}, "count must be at least 0, got -1"),
+        ({"seed": -2}, "seed must be at least 0, got -2"),
     ],
 )
 def test_bad_arguments_are_named(kwargs, message):

@@ -110,10 +110,10 @@ def test_compose_never_writes_to_an_array_that_a_function_passed_on():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: Resize(0), ValueError, "at least 1, not 0"),
+        (lambda: Resize(0), ValueError, "at least 1, got 0"),
         (lambda: Resize((3, 4, 5)), ValueError, r"\(3, 4, 5\)"),
-        (lambda: Resize(2.5), TypeError, "size must be an integer, not 2.5"),
-        (lambda: Resize((2, 2.5)), TypeError, "size must be an integer, not 2.5"),
+        (lambda: Resize(2.5), TypeError, "size must be an integer, got 2.5"),
+        (lambda: Resize((2, 2.5)), TypeError, "size must be an integer, got 2.5"),
         (lambda: Normalize(0.5, 0.0), ValueError, "std must be positive"),
         (lambda: Normalize(float("nan"), 1.0), ValueError, "mean must be"),
         (lambda: Normalize([[1.0]], 1.0), ValueError, "mean must be"),

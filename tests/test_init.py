@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,3 +68,9 @@ def test_bad_arguments() -> None:
         init.uniform((3,), 1.0, 0, np.float16)
     with pytest.raises(ValueError):
         weights(-1)
+
+
+@pytest.mark.parametrize("rng, error", [(-1, ValueError), ("seed", TypeError), (1.5, TypeError)])
+def test_a_bad_rng_is_refused_by_name(rng: Any, error: type) -> None:
+    with pytest.raises(error, match="rng must be a seed from 0 on"):
+        init.generator(rng)

@@ -229,3 +229,14 @@ def test_layers_say_what_they_are() -> None:
     )
     assert repr(MaxPool2d(2)) == "MaxPool2d(kernel_size=2, stride=None, padding=0)"
     assert (repr(ReLU()), repr(Flatten())) == ("ReLU()", "Flatten()")
+
+
+def test_a_gradient_that_is_no_array_is_refused() -> None:
+    y, backward = ReLU().forward(np.ones((2, 3), np.float32))
+    with pytest.raises(TypeError, match="grad_output must be a numpy.ndarray, got list"):
+        backward(y.tolist())
+
+
+def test_repr_of_a_deconvolution_has_its_output_padding() -> None:
+    deconv = ConvTranspose2d(4, 2, 3, stride=2, output_padding=1, rng=0)
+    assert "stride=2, padding=0, output_padding=1" in repr(deconv)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from deconv_core import checkpoint, pictures
-from deconv_core.data import make_shapes
+from deconv_core.data import fingerprint, make_shapes
 from deconv_core.linear import Linear
 from deconv_core.optim import SGD, Adam, Optimizer
 from deconv_core.progress import Progress, StopRequest, peak_memory
-from deconv_core.runlog import Position, Run, fingerprint
+from deconv_core.runlog import Position, Run
 
 
 def trained(inputs: int = 4) -> tuple[Linear, Optimizer]:
@@ -35,7 +35,7 @@ def save_run(folder: Path) -> Linear:
     net, optimizer = trained()
     with Run(folder) as run:
         options = run.settle({"lr": 0.5, "epochs": 3}, {}, free=())
-        run.begin(net, optimizer, options, "some images")
+        run.begin(net, optimizer, options, "some images", 9)
         run.log(step=1)
         run.log(step=2)
         run.position = Position(1, 5)
@@ -53,7 +53,7 @@ def test_a_run_goes_on_where_its_checkpoint_was(tmp_path: Path) -> None:
         assert run.records() == [{"step": 1}, {"step": 2}, {"step": 3}]
         options = run.settle({"lr": 1.0, "seed": 8}, {"epochs": 4}, free=("epochs",))
         assert options == {"lr": 0.5, "epochs": 4, "seed": 8}
-        run.begin(fresh, optimizer, options, "some images")
+        run.begin(fresh, optimizer, options, "some images", 9)
         assert run.records() == [{"step": 1}, {"step": 2}]
         run.log(step=4)
         assert run.records()[2:] == [{"step": 4}]
@@ -66,35 +66,65 @@ def test_what_does_not_fit_the_checkpoint_is_refused_and_kept(tmp_path: Path) ->
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with Run(tmp_path, resume=True) as run:
         with pytest.raises(ValueError, match="other images: some images, not other images"):
-            run.begin(*trained(), {}, "other images")
+            run.begin(*trained(), {}, "other images", 9)
         with pytest.raises(
             ValueError, match=r"checkpoint.*another net.*weight.*\(3, 4\).*\(3, 5\)"
         ):
-            run.begin(*trained(5), {}, "some images")
+            run.begin(*trained(5), {}, "some images", 9)
         net = Linear(4, 3, rng=0)
         with pytest.raises(ValueError, match="another optimizer"):
-            run.begin(net, SGD(net.parameters()), {}, "some images")
+            run.begin(net, SGD(net.parameters()), {}, "some images", 9)
         with pytest.raises(ValueError, match="--epochs is 4 but was 3"):
             run.settle({}, {"epochs": 4}, free=())
+        with pytest.raises(ValueError, match="not a run's checkpoint: its option lr is 0.5"):
+            run.settle({"lr": "much"}, {}, free=())
+        with pytest.raises(ValueError, match="stands at epoch 2, step 6 but an epoch has 4"):
+            run.begin(*trained(), {}, "some images", 4)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_metrics_that_were_cut_are_noticed(tmp_path: Path) -> None:
     save_run(tmp_path)
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n')
-    with (
-        Run(tmp_path, resume=True) as run,
-        pytest.raises(ValueError, match=r"metrics.jsonl has 12 bytes but .* 24"),
-    ):
-        run.begin(*trained(), {}, "some images")
+    with pytest.raises(ValueError, match=r"metrics.jsonl has 12 bytes but .* 24"):
+        Run(tmp_path, resume=True)
 
 
-def test_metrics_without_a_checkpoint_are_not_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_bytes(b"mine\n")
+@pytest.mark.parametrize("line", [b'{"step": 2 ', b'{"size": 2}', b"[12345678]", b'{"step":"2"}'])
+def test_metrics_that_were_altered_are_noticed(tmp_path: Path, line: bytes) -> None:
+    save_run(tmp_path)
+    content = b'{"step": 1}\n' + line + b'\n{"step": 3}\n'
+    (tmp_path / "metrics.jsonl").write_bytes(content)
+    with pytest.raises(ValueError, match=r"metrics.jsonl, line 2: .* is no record"):
+        Run(tmp_path, resume=True)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == content
+
+
+def test_a_checkpoint_without_all_of_its_state_is_refused(tmp_path: Path) -> None:
+    save_run(tmp_path)
+    path = tmp_path / "checkpoint.safetensors"
+    arrays, state = checkpoint.load(path, checkpoint.RUN)
+    for change in ({"metrics_bytes": -1}, {"position": {"epoch": 1}}, {"position": 7}, {"data": 0}):
+        checkpoint.save(path, arrays, state | change, checkpoint.RUN)
+        with pytest.raises(ValueError, match=f"is not a run's checkpoint: .*{next(iter(change))}"):
+            Run(tmp_path, resume=True)
+    del state["metrics_bytes"]
+    checkpoint.save(path, arrays, state, checkpoint.RUN)
+    with pytest.raises(ValueError, match="must have data, metrics_bytes"):
+        Run(tmp_path, resume=True)
+    checkpoint.save(path, arrays, {}, checkpoint.WEIGHTS)
+    with pytest.raises(ValueError, match="is not a run's checkpoint: it is a net's weights"):
+        Run(tmp_path, resume=True)
+    assert (tmp_path / "metrics.jsonl").read_bytes().count(b"\n") == 3
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "weights.safetensors", "confusion.png"])
+def test_results_without_a_checkpoint_are_not_overwritten(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"mine\n")
     for resume in (False, True):
-        with pytest.raises(ValueError, match="holds the metrics of another run"):
+        with pytest.raises(ValueError, match=f"holds {name} of another run: it has no checkpoint"):
             Run(tmp_path, resume)
-    assert (tmp_path / "metrics.jsonl").read_bytes() == b"mine\n"
+    assert (tmp_path / name).read_bytes() == b"mine\n"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs file locks")
@@ -109,16 +139,16 @@ def test_a_run_that_failed_before_it_began_leaves_nothing_in_the_way(tmp_path: P
     assert not list((tmp_path / "a").iterdir())
     (tmp_path / "a" / "metrics.jsonl").touch()  # as when killed between metrics and checkpoint
     with Run(tmp_path / "a") as run:
-        run.begin(*trained(), {}, "")
+        run.begin(*trained(), {}, "", 1)
 
 
 def test_weights_that_are_not_finite_never_replace_a_checkpoint(tmp_path: Path) -> None:
     net, optimizer = trained()
     with Run(tmp_path) as run:
-        run.begin(net, optimizer, {}, "")
+        run.begin(net, optimizer, {}, "", 1)
         before = run.path.read_bytes()
         net.weight.data[0, 0] = np.nan
-        with pytest.raises(ValueError, match="an older one is kept.*net.weight"):
+        with pytest.raises(FloatingPointError, match="an older one is kept.*net.weight"):
             run.save()
         assert run.path.read_bytes() == before
 
@@ -137,7 +167,7 @@ def test_checkpoints_are_spread_out_in_time(
             now[0] += 3.0
 
         monkeypatch.setattr(checkpoint, "save", slow)
-        run.begin(*trained(), {}, "")
+        run.begin(*trained(), {}, "", 1)
         now[0] += 59.0  # three seconds may come but once a minute
         assert not run.due
         now[0] += 1.1
@@ -156,16 +186,26 @@ def test_progress_counts_after_the_first_step(
     now = [0.0]
     monkeypatch.setattr("deconv_core.progress.time.perf_counter", lambda: now[0])
     with Progress(100, started=-1.5) as progress:
-        assert progress.rate == 0
+        assert progress.rate == ""
         for moment, images in ((5.0, 10), (6.0, 10), (7.0, 10)):
             now[0] = moment
             progress.step(images, 1.0)
-        assert (progress.images, progress.seconds, progress.rate) == (20, 2.0, 10.0)
-        progress.pause()
+        assert (progress.images, progress.seconds, progress.rate) == (20, 2.0, "10 images/s, ")
+        batches = [(np.zeros((3, 1)), np.zeros(3, int))] * 2
+        assert list(progress.testing(batches, 6)) == batches
         now[0] = 50.0
         progress.step(10, 1.0)
         assert progress.seconds == 2.0
     assert capsys.readouterr().out == "First step after 6.5 s\n"
+
+
+def test_testing_is_shown_on_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = []
+    with Progress(100) as progress:
+        monkeypatch.setattr(progress._bar, "set_postfix_str", shown.append)
+        for _ in progress.testing([(np.zeros((3, 1)),), (np.zeros((2, 1)),)], 5):
+            pass
+    assert shown == ["testing 0/5", "testing 3/5", ""]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")

@@ -193,3 +193,15 @@ def test_a_layer_of_ones_own_takes_part() -> None:
     assert list(net.state_dict()) == ["scale.factor", "both.first.factor", "both.second.factor"]
     with pytest.raises(NotImplementedError):
         net.forward(np.ones(2))
+
+
+def test_a_list_of_layers_without_names_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"\(name, layer\) pairs.*Sequential\(a, b\)"):
+        Sequential([ReLU(), ReLU()])
+
+
+def test_tensors_in_training_are_loaded() -> None:
+    theirs = torch.nn.Linear(3, 2)
+    ours = Linear(3, 2, rng=0)
+    ours.load_state_dict(dict(theirs.named_parameters()))
+    np.testing.assert_array_equal(ours.weight.data, theirs.weight.detach().numpy())

@@ -100,6 +100,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights(value: float, micro_
         (7, 7, 0, ValueError, "micro_batch must be at least 1, got 0"),
         (7, 7, -2, ValueError, "got -2"),
         (7, 7, 1.5, TypeError, r"got 1\.5"),
+        (7, 7, True, TypeError, "micro_batch must be an integer, got True"),
         (7, 7, "all", TypeError, "got 'all'"),
     ],
 )
@@ -141,10 +142,38 @@ def test_evaluate_counts_by_class() -> None:
     assert result.images == 5 and result.accuracy == 0.6
 
 
-@pytest.mark.parametrize("target", [[0, 3], [-1, 0], [0]])
-def test_evaluate_refuses_bad_labels(target: list[int]) -> None:
-    with pytest.raises(ValueError, match="2 numbers from 0 to 2"):
+@pytest.mark.parametrize(
+    "target, error, message",
+    [
+        ([0, 3], ValueError, r"target has label 3, outside 0\.\.2"),
+        ([-1, 0], ValueError, r"target has label -1, outside 0\.\.2"),
+        ([0], ValueError, "x holds 2 images and target 1 labels"),
+        ([0.0, 1.0], TypeError, r"target must be \(N,\) integers, got .* float64"),
+        ([[0], [1]], TypeError, r"target must be \(N,\) integers, got \(2, 1\)"),
+    ],
+)
+def test_evaluate_refuses_bad_labels(target: list, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
         evaluate(Flatten(), [(np.zeros((2, 3)), np.array(target))])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_not_finite_are_an_error(value: float) -> None:
+    net = small_net()
+    net["5"].bias.data[1] = value
+    x, target = batch()
+    with pytest.raises(FloatingPointError, match="not finite"):
+        predict(net, x, 3)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        evaluate(net, [(x, target)])
+
+
+def test_lists_are_refused_by_name() -> None:
+    net = small_net()
+    x, target = batch()
+    for images, labels, name in ((x.tolist(), target, "x"), (x, target.tolist(), "target")):
+        with pytest.raises(TypeError, match=f"{name} must be a numpy.ndarray, got list"):
+            train_step(net, CrossEntropyLoss(), SGD(net.parameters()), images, labels)
 
 
 def test_evaluate_refuses_nothing() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from os import PathLike
 
 from deconv_core.data.cifar10 import read_cifar10
-from deconv_core.data.dataset import ImageDataset
+from deconv_core.data.dataset import ImageDataset, fingerprint
 from deconv_core.data.download import (
     CIFAR10_BINARY,
     CIFAR10_PYTHON,
@@ -31,6 +31,7 @@ __all__ = [
     "Resize",
     "ToUnit",
     "find_or_download_cifar10",
+    "fingerprint",
     "load",
     "make_shapes",
     "read_cifar10",
@@ -60,7 +61,8 @@ def load(
     root : path, optional
         See `find_or_download_cifar10`.
     announce : callable
-        Told, in one message of several lines, why "auto" goes on without CIFAR-10.
+        Told the `fingerprint` of a copy of CIFAR-10 that was read (there is no published one to
+        compare its files with), or, in several lines, why "auto" goes on without CIFAR-10.
 
     Returns
     -------
@@ -91,4 +93,6 @@ def load(
             raise
         announce(_FALLBACK.format(why=error))
         return make_shapes("train"), make_shapes("test")
-    return read_cifar10(folder, "train"), read_cifar10(folder, "test")
+    train, test = read_cifar10(folder, "train"), read_cifar10(folder, "test")
+    announce(f"CIFAR-10 in {folder}: {fingerprint(train, test)}")
+    return train, test

@@ -5,6 +5,8 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+import numpy as np
+
 
 def integer(name: str, value: Any, least: int) -> int:
     """Return an integer argument as an int, refusing others and those below ``least``.
@@ -12,7 +14,7 @@ def integer(name: str, value: Any, least: int) -> int:
     Raises
     ------
     TypeError
-        When it is not an integer (a float that is whole is not one either).
+        When it is not an integer (neither a whole float nor a bool is one).
     ValueError
         When it is too small.
 
@@ -23,12 +25,14 @@ def integer(name: str, value: Any, least: int) -> int:
     >>> integer("batch_size", 0, least=1)
     Traceback (most recent call last):
         ...
-    ValueError: batch_size must be at least 1, not 0
+    ValueError: batch_size must be at least 1, got 0
     """
     try:
         number = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be an integer, not {value!r}") from None
+        number = None
+    if number is None or isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
     if number < least:
-        raise ValueError(f"{name} must be at least {least}, not {value}")
+        raise ValueError(f"{name} must be at least {least}, got {number}")
     return number

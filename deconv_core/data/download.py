@@ -123,13 +123,20 @@ def _root(root: str | PathLike[str] | None) -> Path:
 def _fetch(archive: Archive, place: Path, progress: bool) -> Path:
     """Download the archive to a folder, unless it is there, and check it."""
     part = place / (archive.filename + ".part")
-    path = require("pooch").retrieve(
-        archive.url,
-        known_hash=f"sha256:{archive.sha256}",
-        fname=archive.filename,
-        path=place,
-        downloader=ResumingDownloader(part, progress),
-    )
+    pooch = require("pooch")
+    logger = pooch.get_logger()
+    level = logger.level
+    logger.setLevel("WARNING")  # the bar says already what is downloaded
+    try:
+        path = pooch.retrieve(
+            archive.url,
+            known_hash=f"sha256:{archive.sha256}",
+            fname=archive.filename,
+            path=place,
+            downloader=ResumingDownloader(part, progress),
+        )
+    finally:
+        logger.setLevel(level)
     return Path(path)
 
 

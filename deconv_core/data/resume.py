@@ -106,9 +106,9 @@ def _open(url: str, offset: int) -> Any:
         )
     except (requests.ConnectionError, requests.Timeout, TimeoutError) as error:
         server = urlsplit(url).netloc
-        raise DownloadError(
-            f"no answer from {server} within {PATIENCE:g} s ({_cause(error)})"
-        ) from error
+        late = isinstance(error, (requests.Timeout, TimeoutError))
+        why = f"gave no answer within {PATIENCE:g} s" if late else "could not be reached"
+        raise DownloadError(f"{server} {why} ({_cause(error)})") from error
 
 
 def _cause(error: BaseException) -> str:
