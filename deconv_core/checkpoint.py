@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from deconv_core.data.extras import require
+from deconv_core.extras import require
 
 FORMAT = "deconv_core 2"
 RUN, WEIGHTS = "a run's checkpoint", "a net's weights"

@@ -10,7 +10,7 @@ import numpy as np
 
 from deconv_core import functional as F
 from deconv_core import init, memory
-from deconv_core.data.arguments import integer
+from deconv_core.arguments import integer
 from deconv_core.parameters import Backward, Layer, Weighted
 
 # Inside `gathering`, inputs are kept up to this many bytes, or up to the weight's own size.

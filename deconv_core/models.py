@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from deconv_core import geometry, init
-from deconv_core.data.arguments import integer
+from deconv_core.arguments import integer
 from deconv_core.layers import Conv2d, ConvTranspose2d, Flatten, MaxPool2d, ReLU
 from deconv_core.linear import Linear
 from deconv_core.parameters import Layer

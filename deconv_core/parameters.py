@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from deconv_core import init
-from deconv_core.data.arguments import integer
+from deconv_core.arguments import integer
 
 
 class Parameter:

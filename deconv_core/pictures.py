@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from deconv_core.data.extras import require
+from deconv_core.extras import require
 
 
 def _figure(width: float, height: float) -> Any:

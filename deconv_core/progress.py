@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-from deconv_core.data.extras import require
+from deconv_core.extras import require
 
 Item = TypeVar("Item")
 Batch = TypeVar("Batch", bound=tuple[Any, ...])

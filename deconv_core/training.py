@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from deconv_core.data.arguments import integer
+from deconv_core.arguments import integer
 from deconv_core.linear import gathering
 from deconv_core.optim import Optimizer
 from deconv_core.parameters import Layer

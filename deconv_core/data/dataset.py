@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from deconv_core.data.arguments import integer
+from deconv_core.arguments import integer
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -16,8 +16,8 @@ from os import PathLike
 from pathlib import Path
 
 from deconv_core.data.cifar10 import locate
-from deconv_core.data.extras import require
 from deconv_core.data.resume import DownloadError, ResumingDownloader
+from deconv_core.extras import require
 
 
 @dataclass(frozen=True)

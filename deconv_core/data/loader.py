@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deconv_core.data.arguments import integer
+from deconv_core.arguments import integer
 from deconv_core.data.dataset import ImageDataset
 from deconv_core.data.prefetch import prefetch
 from deconv_core.data.transforms import ToUnit

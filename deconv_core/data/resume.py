@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from deconv_core.data.extras import require
+from deconv_core.extras import require
 
 PATIENCE = 5.0  # seconds for the name, the connection and the head of the answer together
 STALL = 30.0  # seconds without a byte after which a running download stops

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from deconv_core.data.arguments import integer
+from deconv_core.arguments import integer
 from deconv_core.data.dataset import ImageDataset
 
 Plane = NDArray[np.float32]

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deconv_core.data.arguments import integer
-from deconv_core.data.extras import require
+from deconv_core.arguments import integer
+from deconv_core.extras import require
 
 Batch = NDArray[Any]
 
