@@ -85,7 +85,8 @@ def on_compile(callback: Callable[[], object]) -> None:
 
     Examples
     --------
-    >>> on_compile(lambda: print("Compiling kernels ..."))
+    >>> messages = []
+    >>> on_compile(lambda: messages.append("Compiling kernels ..."))
     """
     _listeners.append(callback)
 
