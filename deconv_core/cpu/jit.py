@@ -85,8 +85,9 @@ def on_compile(callback: Callable[[], object]) -> None:
 
     Examples
     --------
+    >>> from functools import partial
     >>> messages = []
-    >>> on_compile(lambda: messages.append("Compiling kernels ..."))
+    >>> on_compile(partial(messages.append, "Compiling kernels ..."))
     """
     _listeners.append(callback)
 
