@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from .arguments import integer
+
 
 def pair(value: Any, name: str, minimum: int) -> tuple[int, int]:
     """Return `value` (an integer, or one or two in a list, tuple or array) as two >= `minimum`."""
@@ -153,17 +155,6 @@ def _check_rank(name: str, shape: Sequence[int]) -> None:
         raise ValueError(f"{name} must have 4 axes, got {len(shape)}: shape {tuple(shape)}")
 
 
-def _group_count(groups: Any) -> int:
-    """Return `groups` as an integer >= 1."""
-    try:
-        count = operator.index(groups)
-    except TypeError:
-        raise TypeError(f"groups must be an integer, got {groups!r}") from None
-    if count < 1:
-        raise ValueError(f"groups must be at least 1, got {count}")
-    return count
-
-
 def _check_groups(groups: int, **channels: int) -> None:
     """Raise unless `groups` divides every number of channels given."""
     for name, count in channels.items():
@@ -227,7 +218,7 @@ def conv(
     stride, dilation = pair(stride, "stride", 1), pair(dilation, "dilation", 1)
     if not isinstance(padding, str):
         padding = pair(padding, "padding", 0)
-    groups = _group_count(groups)
+    groups = integer("groups", groups, 1)
     return _conv(tuple(input_shape), tuple(weight_shape), stride, padding, dilation, groups)
 
 
@@ -295,7 +286,7 @@ def conv_transpose(
     """
     stride, dilation = pair(stride, "stride", 1), pair(dilation, "dilation", 1)
     padding, extra = pair(padding, "padding", 0), pair(output_padding, "output_padding", 0)
-    groups = _group_count(groups)
+    groups = integer("groups", groups, 1)
     shapes = tuple(input_shape), tuple(weight_shape)
     return _conv_transpose(*shapes, stride, padding, extra, groups, dilation)
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,30 @@ from deconv_core import geometry, init
 from deconv_core.parameters import Backward, Layer, Weighted, channel_count
 
 
-class Conv2d(Weighted):
+class _Convolution(Weighted):
+    """What a convolution and its adjoint share: a backward pass, made of each one's gradients."""
+
+    options: dict[str, Any]
+    weight_grad: Callable[..., np.ndarray]
+    input_grad: Callable[..., np.ndarray]
+
+    def forward(self, x: np.ndarray) -> tuple[np.ndarray, Backward]:
+        """Training: the output, and its backward pass, which keeps x."""
+        y, weight = self(x), self.weight
+        options = {name: o for name, o in self.options.items() if name != "output_padding"}
+
+        def backward(grad_y: np.ndarray, input_grad: bool) -> np.ndarray | None:
+            weight.grad += self.weight_grad(grad_y, x, weight.shape, **options)
+            if self.bias is not None:
+                self.bias.grad += F.bias_grad(grad_y)
+            if not input_grad:
+                return None
+            return self.input_grad(grad_y, weight.data, x.shape, **options)
+
+        return y, Backward(backward, y)
+
+
+class Conv2d(_Convolution):
     """2-D convolution of (N, in, H, W) with a weight (out, in / groups, kh, kw), as PyTorch's.
 
     Parameters
@@ -40,6 +64,9 @@ class Conv2d(Weighted):
     >>> y.shape, backward(np.ones_like(y)).shape
     ((4, 8, 5, 5), (4, 3, 9, 9))
     """
+
+    weight_grad = staticmethod(F.conv2d_weight_grad)
+    input_grad = staticmethod(F.conv2d_input_grad)
 
     def __init__(
         self,
@@ -69,26 +96,12 @@ class Conv2d(Weighted):
         """Inference: (N, in, H, W) -> (N, out, H', W')."""
         return F.conv2d(x, self.weight.data, self.bias_data, **self.options)
 
-    def forward(self, x: np.ndarray) -> tuple[np.ndarray, Backward]:
-        """Training: the output, and its backward pass, which keeps x."""
-        y, weight, options = self(x), self.weight, self.options
-
-        def backward(grad_y: np.ndarray, input_grad: bool) -> np.ndarray | None:
-            weight.grad += F.conv2d_weight_grad(grad_y, x, weight.shape, **options)
-            if self.bias is not None:
-                self.bias.grad += F.bias_grad(grad_y)
-            if not input_grad:
-                return None
-            return F.conv2d_input_grad(grad_y, weight.data, x.shape, **options)
-
-        return y, Backward(backward, y)
-
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the output for an input of this shape."""
         return geometry.conv(input_shape, self.weight.shape, **self.options).output_shape
 
 
-class ConvTranspose2d(Weighted):
+class ConvTranspose2d(_Convolution):
     """The adjoint of a convolution, as PyTorch's: weight (in, out / groups, kh, kw).
 
     Parameters
@@ -111,6 +124,9 @@ class ConvTranspose2d(Weighted):
     >>> deconv(np.ones((4, 8, 5, 5), np.float32)).shape
     (4, 3, 9, 9)
     """
+
+    weight_grad = staticmethod(F.conv_transpose2d_weight_grad)
+    input_grad = staticmethod(F.conv_transpose2d_input_grad)
 
     def __init__(
         self,
@@ -143,21 +159,6 @@ class ConvTranspose2d(Weighted):
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Inference: (N, in, H, W) -> (N, out, H', W')."""
         return F.conv_transpose2d(x, self.weight.data, self.bias_data, **self.options)
-
-    def forward(self, x: np.ndarray) -> tuple[np.ndarray, Backward]:
-        """Training: the output, and its backward pass, which keeps x."""
-        y, weight = self(x), self.weight
-        options = {name: o for name, o in self.options.items() if name != "output_padding"}
-
-        def backward(grad_y: np.ndarray, input_grad: bool) -> np.ndarray | None:
-            weight.grad += F.conv_transpose2d_weight_grad(grad_y, x, weight.shape, **options)
-            if self.bias is not None:
-                self.bias.grad += F.bias_grad(grad_y)
-            if not input_grad:
-                return None
-            return F.conv_transpose2d_input_grad(grad_y, weight.data, x.shape, **options)
-
-        return y, Backward(backward, y)
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the output for an input of this shape."""

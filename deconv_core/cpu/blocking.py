@@ -57,6 +57,7 @@ class Plan:
     units : int64 (n, 6), of each unit the group, first lane, lanes, where its weights (or sums)
         begin, the vectors (or streams) of its tile, and how many weights (or sums) it has
     weight_size, scratch_size : elements of all units' weights, and of one worker's workspace
+    tasks : how many there are to share among threads
     """
 
     numbers: np.ndarray
@@ -68,12 +69,7 @@ class Plan:
     units: np.ndarray
     weight_size: int
     scratch_size: int
-
-    @property
-    def tasks(self) -> int:
-        """How many tasks there are to share among threads."""
-        p = self.numbers[0]
-        return int((p["chunks"] or p["blocks"]) * p["splits"])
+    tasks: int
 
 
 def tiles(lanes: int, table: tuple[tuple[int, int], ...]) -> list[tuple[int, int, int]]:
@@ -206,7 +202,8 @@ def _finish(
     read_h, read_w = (np.array(axis.read_phases, np.int64) for axis in (rows, columns))
     taps, kernel, starts = _taps(rows, columns, numbers)
     table = np.array(units, np.int64).reshape(-1, 6)
-    return Plan(record, read_h, read_w, taps, kernel, starts, table, size, scratch)
+    tasks = parts * numbers["splits"]
+    return Plan(record, read_h, read_w, taps, kernel, starts, table, size, scratch, tasks)
 
 
 @lru_cache(maxsize=512)

@@ -115,20 +115,9 @@ def _combine_strip(m, weights, y, channels, columns, units, first, last, panel, 
                 for i in range(rest, step):
                     packed[c * step + i] = 0
             spread(
-                lanes,
-                weights,
-                lane * channels,
-                packed,
-                0,
-                step,
-                channels,
-                taps,
-                0,
-                1,
-                result,
-                0,
-                step,
-            )
+                lanes, weights, lane * channels, packed, 0, step, channels,
+                taps, 0, 1, result, 0, step,
+            )  # fmt: skip
             for l in range(lanes):
                 for i in range(rest):
                     y[(lane + l) * columns + start + i] = result[l * step + i]
