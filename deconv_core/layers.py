@@ -14,7 +14,7 @@ import numpy as np
 
 from deconv_core import functional as F
 from deconv_core import geometry, init
-from deconv_core.parameters import Backward, Layer, Weighted, channel_count
+from deconv_core.parameters import Affine, Backward, Layer, Weighted, channel_count
 
 
 class _Convolution(Weighted):
@@ -27,17 +27,23 @@ class _Convolution(Weighted):
     def forward(self, x: np.ndarray) -> tuple[np.ndarray, Backward]:
         """Training: the output, and its backward pass, which keeps x."""
         y, weight = self(x), self.weight
-        options = {name: o for name, o in self.options.items() if name != "output_padding"}
 
         def backward(grad_y: np.ndarray, input_grad: bool) -> np.ndarray | None:
-            weight.grad += self.weight_grad(grad_y, x, weight.shape, **options)
+            weight.grad += self.weight_grad(grad_y, x, weight.shape, **self._grad_options)
             if self.bias is not None:
                 self.bias.grad += F.bias_grad(grad_y)
-            if not input_grad:
-                return None
-            return self.input_grad(grad_y, weight.data, x.shape, **options)
+            return self.adjoint(grad_y, x.shape) if input_grad else None
 
         return y, Backward(backward, y)
+
+    def adjoint(self, grad_y: np.ndarray, input_shape: tuple[int, ...]) -> np.ndarray:
+        """Return the gradient to an input of this shape."""
+        return self.input_grad(grad_y, self.weight.data, input_shape, **self._grad_options)
+
+    @property
+    def _grad_options(self) -> dict[str, Any]:
+        """What the gradients take: output_padding follows from the shapes."""
+        return {name: value for name, value in self.options.items() if name != "output_padding"}
 
 
 class Conv2d(_Convolution):
@@ -99,6 +105,10 @@ class Conv2d(_Convolution):
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the output for an input of this shape."""
         return geometry.conv(input_shape, self.weight.shape, **self.options).output_shape
+
+    def macs(self, input_shape: tuple[int, ...]) -> int:
+        """Return the multiply-adds of one forward pass."""
+        return geometry.conv(input_shape, self.weight.shape, **self.options).macs
 
 
 class ConvTranspose2d(_Convolution):
@@ -163,6 +173,10 @@ class ConvTranspose2d(_Convolution):
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the output for an input of this shape."""
         return geometry.conv_transpose(input_shape, self.weight.shape, **self.options).input_shape
+
+    def macs(self, input_shape: tuple[int, ...]) -> int:
+        """Return the multiply-adds of one forward pass."""
+        return geometry.conv_transpose(input_shape, self.weight.shape, **self.options).macs
 
 
 class ReLU(Layer):
@@ -236,7 +250,7 @@ class MaxPool2d(_Pool2d):
         return y, Backward(backward, y)
 
 
-class AvgPool2d(_Pool2d):
+class AvgPool2d(_Pool2d, Affine):
     """Mean over windows of (N, C, H, W), padding counted, as PyTorch's default.
 
     Parameters
@@ -255,15 +269,15 @@ class AvgPool2d(_Pool2d):
 
     def forward(self, x: np.ndarray) -> tuple[np.ndarray, Backward]:
         """Training: the output, and its backward pass, which keeps no array."""
-        y, shape = F.avg_pool2d(x, *self.window), x.shape
+        y, shape = self(x), x.shape
+        return y, Backward(lambda grad, wanted: self.adjoint(grad, shape) if wanted else None, y)
 
-        def backward(grad_y: np.ndarray, input_grad: bool) -> np.ndarray | None:
-            return F.avg_pool2d_backward(grad_y, shape, *self.window) if input_grad else None
+    def adjoint(self, grad_y: np.ndarray, input_shape: tuple[int, ...]) -> np.ndarray:
+        """Return the gradient to an input of this shape."""
+        return F.avg_pool2d_backward(grad_y, input_shape, *self.window)
 
-        return y, Backward(backward, y)
 
-
-class Flatten(Layer):
+class Flatten(Affine):
     """(N, ...) -> (N, product of the rest).
 
     Examples
@@ -279,7 +293,11 @@ class Flatten(Layer):
     def forward(self, x: np.ndarray) -> tuple[np.ndarray, Backward]:
         """Training: the output, and its backward pass, which gives the gradient x's shape."""
         y, shape = self(x), x.shape
-        return y, Backward(lambda grad, wanted: grad.reshape(shape) if wanted else None, y)
+        return y, Backward(lambda grad, wanted: self.adjoint(grad, shape) if wanted else None, y)
+
+    def adjoint(self, grad_y: np.ndarray, input_shape: tuple[int, ...]) -> np.ndarray:
+        """Return the gradient in the input's shape."""
+        return grad_y.reshape(input_shape)
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the output for an input of this shape."""

@@ -11,7 +11,7 @@ import numpy as np
 from deconv_core import functional as F
 from deconv_core import init, memory
 from deconv_core.arguments import integer
-from deconv_core.parameters import Backward, Layer, Weighted
+from deconv_core.parameters import Backward, Layer, Parameter, Weighted
 
 # Inside `gathering`, inputs are kept up to this many bytes, or up to the weight's own size.
 GATHER_BYTES = 32 << 20
@@ -48,6 +48,14 @@ class Linear(Weighted):
         super().__init__(shape, shape[0] if bias else None, rng, dtype)
         self._kept: list[tuple[np.ndarray, np.ndarray]] | None = None
 
+    @classmethod
+    def of(cls, weight: np.ndarray, bias: np.ndarray) -> Linear:
+        """Return the layer with these arrays as its weight and bias; nothing is copied."""
+        layer = cls.__new__(cls)
+        layer.weight = Parameter(weight, memory.zeros(weight.shape, weight.dtype))
+        layer.bias, layer.options, layer._kept = Parameter(bias), {}, None
+        return layer
+
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Inference: (N, in) -> (N, out)."""
         return F.linear(x, self.weight.data, self.bias_data)
@@ -60,9 +68,17 @@ class Linear(Weighted):
             self._add_weight_grad(grad_y, x)
             if self.bias is not None:
                 self.bias.grad += F.bias_grad(grad_y)
-            return F.linear_input_grad(grad_y, self.weight.data) if input_grad else None
+            return self.adjoint(grad_y, x.shape) if input_grad else None
 
         return y, Backward(backward, y)
+
+    def adjoint(self, grad_y: np.ndarray, input_shape: tuple[int, ...]) -> np.ndarray:
+        """Return the gradient to the input."""
+        return F.linear_input_grad(grad_y, self.weight.data)
+
+    def macs(self, input_shape: tuple[int, ...]) -> int:
+        """Return the multiply-adds of one forward pass."""
+        return input_shape[0] * self.weight.data.size
 
     def _add_weight_grad(self, grad_y: np.ndarray, x: np.ndarray) -> None:
         """Add ``grad_y.T @ x`` to the weight's gradient, now or (when gathering) later."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ class Parameter:
     Parameters
     ----------
     data : float32 or float64 array, kept without a copy when it is C-contiguous
+    grad : array of zeros for the gradient, made when none is given
 
     Attributes
     ----------
@@ -31,10 +33,10 @@ class Parameter:
 
     __slots__ = ("data", "grad")
 
-    def __init__(self, data: np.ndarray) -> None:
+    def __init__(self, data: np.ndarray, grad: np.ndarray | None = None) -> None:
         self.data = np.asarray(data, init.float_dtype(np.asarray(data).dtype), order="C")
         # np.zeros, unlike zeros_like, takes no memory until a gradient is written.
-        self.grad = np.zeros(self.data.shape, self.data.dtype)
+        self.grad = np.zeros(self.data.shape, self.data.dtype) if grad is None else grad
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -206,7 +208,23 @@ def channel_count(value: Any, groups: Any, name: str) -> int:
     return channels
 
 
-class Weighted(Layer):
+class Affine(Layer):
+    """A layer that is a linear map and, perhaps, a bias: ``y = A x + b``."""
+
+    def adjoint(self, grad_y: np.ndarray, input_shape: tuple[int, ...]) -> np.ndarray:
+        """Return the gradient to an input of this shape, ``A^T grad_y``; touch no parameter."""
+        raise NotImplementedError
+
+    def without_bias(self) -> Affine:
+        """Return the linear map alone, with this layer's own weight in it."""
+        return self
+
+    def macs(self, input_shape: tuple[int, ...]) -> int:
+        """Return the multiply-adds of one forward pass."""
+        return 0
+
+
+class Weighted(Affine):
     """A layer with a weight and, unless it is None, a bias."""
 
     def __init__(
@@ -221,6 +239,12 @@ class Weighted(Layer):
     def bias_data(self) -> np.ndarray | None:
         """The bias array, or None."""
         return None if self.bias is None else self.bias.data
+
+    def without_bias(self) -> Affine:
+        """Return the linear map alone, with this layer's own weight in it."""
+        bare = copy(self)
+        bare.bias = None
+        return bare
 
     def __repr__(self) -> str:
         options = "".join(f", {name}={value}" for name, value in self.options.items())

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from deconv_core.affine import affine_from, cheapest_tail
 from deconv_core.parameters import Backward, Layer
 
 
@@ -65,10 +66,18 @@ class Sequential(Layer):
         return dict(self._layers)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Inference: return the output and keep nothing."""
-        for layer in self._layers.values():
+        """Inference: return the output and keep nothing.
+
+        The affine layers at the end run as their matrix (affine.py) where that is cheaper.
+        """
+        layers = list(self)
+        start = affine_from(layers)
+        for layer in layers[:start]:
             x = layer(x)
-        return x
+        kept, tail = cheapest_tail(layers[start:], x.shape, training=False)
+        for layer in kept:
+            x = layer(x)
+        return x if tail is None else tail.linear()(x.reshape(len(x), -1))
 
     def forward(self, x: np.ndarray) -> tuple[np.ndarray, Backward]:
         """Training: return the output and its backward pass."""

@@ -4,31 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from deconv_core.affine import affine_from, cheapest_tail
 from deconv_core.arguments import integer
+from deconv_core.layers import Flatten
 from deconv_core.linear import gathering
 from deconv_core.optim import Optimizer
 from deconv_core.parameters import Layer
 from deconv_core.sequential import Sequential
+from deconv_core.slices import fitting
 
-SLICE_BYTES = 32 << 20  # what the layers' outputs for one slice of a batch may take
 Criterion = Callable[[np.ndarray, np.ndarray], tuple[float, np.ndarray]]
-
-
-def activation_bytes(net: Layer, image_shape: tuple[int, ...], itemsize: int = 4) -> int:
-    """Return the bytes of all layers' outputs for one image: what its training step moves.
-
-    Examples
-    --------
-    >>> from deconv_core.models import DDNet
-    >>> round(activation_bytes(DDNet(), (3, 32, 32)) / 2**20, 2)
-    6.05
-    """
-    return itemsize * sum(math.prod(shape) for shape in _output_shapes(net, (1, *image_shape)))
 
 
 def _output_shapes(net: Layer, shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
@@ -45,8 +36,7 @@ def slice_size(net: Layer, x: np.ndarray, micro_batch: int | str | None) -> int:
     """Return how many images of `x` go through `net` at a time.
 
     For "auto" that is the power of two whose activations come closest to 32 MiB from below, and
-    at least one: 4 for DDNet at 32x32, 1 at 224x224. It depends on shapes alone, never on the
-    machine or its threads, so that results do not either.
+    at least one.
 
     Raises
     ------
@@ -57,8 +47,7 @@ def slice_size(net: Layer, x: np.ndarray, micro_batch: int | str | None) -> int:
     if micro_batch is None:
         return images
     if micro_batch == "auto":
-        fitting = SLICE_BYTES // max(activation_bytes(net, x.shape[1:], x.itemsize), 1)
-        return min(1 << max(fitting.bit_length() - 1, 0), images)
+        return min(fitting(_output_shapes(net, (1, *x.shape[1:])), x.itemsize), images)
     return integer("micro_batch", micro_batch, 1)
 
 
@@ -69,6 +58,7 @@ def train_step(
     x: np.ndarray,
     target: np.ndarray,
     micro_batch: int | str | None = "auto",
+    collapse: bool = True,
 ) -> float:
     """Make one optimizer step on a batch and return its mean loss from before the step.
 
@@ -84,6 +74,8 @@ def train_step(
     x : (N, ...) float array
     target : (N,) as the criterion takes it
     micro_batch : images in a slice, "auto" (see `slice_size`) or None for the whole batch
+    collapse : whether the affine layers that end a Sequential may run as their matrix (affine.py)
+        where that is cheaper, rather than layer by layer; the results differ by rounding alone
 
     Raises
     ------
@@ -105,19 +97,39 @@ def train_step(
     _check_batch(x, target)
     if not len(x):
         raise ValueError("x holds 0 images")
-    size = slice_size(net, x, micro_batch)
     net.zero_grad()
     loss = 0.0
     try:
-        with gathering(net), np.errstate(all="ignore"):
+        order = _cheapest_order(net, x.shape) if collapse else nullcontext(net)
+        with order as body, gathering(body), np.errstate(all="ignore"):
+            size = slice_size(body, x, micro_batch)
             for start in range(0, len(x), size):
                 part = slice(start, start + size)
-                loss += _accumulate(net, criterion, x[part], target[part], len(x))
+                loss += _accumulate(body, criterion, x[part], target[part], len(x))
     except BaseException:
         net.zero_grad()
         raise
     optimizer.step()
     return loss
+
+
+@contextmanager
+def _cheapest_order(net: Layer, shape: tuple[int, ...]) -> Iterator[Layer]:
+    """Yield a net with the gradients of `net`, its affine tail as a matrix where that is cheaper.
+
+    At the end the tail's parameters get the gradients that the matrix has gathered.
+    """
+    layers = list(net) if type(net) is Sequential else []
+    start = affine_from(layers)
+    for layer in layers[:start]:
+        shape = layer.output_shape(shape)
+    kept, tail = cheapest_tail(layers[start:], shape, training=True)
+    if tail is None:
+        yield net
+        return
+    linear = tail.linear()
+    yield Sequential(*layers[:start], *kept, Flatten(), linear)
+    tail.add_grads(linear)
 
 
 def _check_batch(x: Any, target: Any) -> None:

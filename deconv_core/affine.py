@@ -1,0 +1,136 @@
+"""An affine tail of a net is one matrix: with few rows, the tail is cheaper to run on those.
+
+Layers with nothing nonlinear between them, such as DDNet's three transposed convolutions and its
+linear layer, are together one affine map ``y = M x + c``. Row r of the matrix M is the adjoint of
+the tail applied to the unit vector r, so M costs one adjoint pass for each of the net's outputs,
+however large the batch. And by the chain rule the tail's parameters get their gradients from
+``dM``, the gradient to M, as if its rows were images: without its biases the tail is linear, and
+``<dM, M>`` is the sum over r of ``tail(dM[r])[r]``. A batch of 128 images and 10 classes then
+passes through the tail as 10 images. It is nothing but the order of a chain of matrix products,
+chosen by its cost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from deconv_core import memory
+from deconv_core.layers import AvgPool2d, Conv2d, ConvTranspose2d, Flatten
+from deconv_core.linear import Linear
+from deconv_core.parameters import Affine, Layer
+from deconv_core.slices import fitting
+
+Shape = tuple[int, ...]
+_AFFINE = (AvgPool2d, Conv2d, ConvTranspose2d, Flatten, Linear)  # a subclass may do anything
+
+
+class Tail:
+    """The affine layers that end a net, as a matrix.
+
+    Parameters
+    ----------
+    layers : affine layers, applied one after another
+    input_shape : of one image that enters the first of them, without the batch
+
+    Attributes
+    ----------
+    rows, features : of the matrix: elements of one output and of one input
+    macs : multiply-adds of the layers on one image
+
+    Examples
+    --------
+    >>> tail = Tail([ConvTranspose2d(2, 1, 3, rng=0), Flatten()], (2, 4, 4))
+    >>> tail.rows, tail.features
+    (36, 32)
+    >>> x = np.ones((5, 2, 4, 4), np.float32)
+    >>> tail.linear()(x.reshape(5, -1)).shape
+    (5, 36)
+    """
+
+    def __init__(self, layers: Sequence[Affine], input_shape: Shape) -> None:
+        self.layers, self.shapes, self.macs = layers, [input_shape], 0
+        for layer in layers:
+            shape = (1, *self.shapes[-1])
+            self.macs += layer.macs(shape)
+            self.shapes.append(layer.output_shape(shape)[1:])
+        self.features, self.rows = math.prod(input_shape), math.prod(self.shapes[-1])
+
+    def linear(self) -> Linear:
+        """Return the tail as one fully connected layer, with parameters of its own."""
+        dtype = next(p.dtype for layer in self.layers for p in layer.parameters())
+        weight = memory.empty((self.rows, self.features), dtype)
+        for rows in self._slices():
+            grad = self._unit(rows, dtype)
+            for layer, shape in zip(reversed(self.layers), self.shapes[-2::-1], strict=True):
+                grad = layer.adjoint(grad, (len(grad), *shape))
+            weight[rows] = grad.reshape(len(grad), -1)
+        bias = np.zeros((1, *self.shapes[0]), dtype)
+        for layer in self.layers:
+            bias = layer(bias)
+        return Linear.of(weight, bias.reshape(-1))
+
+    def add_grads(self, linear: Linear) -> None:
+        """Add to the layers' parameters what the gradients of `linear` mean for them."""
+        assert linear.bias is not None
+        grad, bare = linear.weight.grad, [layer.without_bias() for layer in self.layers]
+        for rows in self._slices():
+            self._backward(bare, grad[rows], self._unit(rows, grad.dtype))
+        self._backward(self.layers, np.zeros_like(grad[:1]), linear.bias.grad)
+
+    def _backward(self, layers: Sequence[Layer], x: np.ndarray, grad_y: np.ndarray) -> None:
+        """Add the gradients of ``sum(grad_y * layers(x))`` to the layers' parameters."""
+        x, steps = x.reshape(-1, *self.shapes[0]), []
+        for layer in layers:
+            x, step = layer.forward(x)
+            steps.append(step)
+        grad_y = grad_y.reshape(x.shape)
+        while steps:
+            step = steps.pop()
+            grad_y = step(grad_y, input_grad=bool(steps))
+
+    def _unit(self, rows: slice, dtype: Any) -> np.ndarray:
+        """Return the unit vectors of these rows, in the shape of the tail's output."""
+        return np.eye(self.rows, dtype=dtype)[rows].reshape(-1, *self.shapes[-1])
+
+    def _slices(self) -> list[slice]:
+        """Cut the rows so that what the layers make of a slice of them stays small."""
+        size = fitting(self.shapes, 4)
+        return [slice(start, start + size) for start in range(0, self.rows, size)]
+
+
+def affine_from(layers: Sequence[Layer]) -> int:
+    """Return the position from which on all `layers` are affine."""
+    start = len(layers)
+    while start and type(layers[start - 1]) in _AFFINE:
+        start -= 1
+    return start
+
+
+def cheapest_tail(
+    layers: Sequence[Layer], input_shape: Shape, training: bool
+) -> tuple[Sequence[Layer], Tail | None]:
+    """Divide affine `layers` into those to run as they are and the tail that is worth its matrix.
+
+    As layers a tail costs the batch one pass, and in training three: forward and two gradients. As
+    a matrix it costs each row one pass, or four, and the batch one product with it, or three.
+
+    Parameters
+    ----------
+    layers : affine layers
+    input_shape : of the batch that enters the first of them
+    training : whether gradients are wanted
+    """
+    batch, shape = input_shape[0], input_shape[1:]
+    passes, row_passes = (3, 4) if training else (1, 1)
+    kept, best, spared = layers, None, 0
+    for first in range(len(layers)):
+        tail = Tail(cast(Sequence[Affine], layers[first:]), shape)
+        cost = row_passes * tail.rows * tail.macs + passes * batch * tail.rows * tail.features
+        if passes * batch * tail.macs - cost > spared:
+            kept, best, spared = layers[:first], tail, passes * batch * tail.macs - cost
+        shape = tail.shapes[1]
+    return kept, best
