@@ -86,3 +86,24 @@ def adjoint_sweep(axis: Axis) -> Sweep:
         write_base=first * axis.step - axis.pad_lo,
         taps=taps,
     )
+
+
+def winograd_sweep(sweep: Sweep) -> Sweep:
+    """Return a pass of three taps and no strides by tiles of two results (cpu/winograd.py).
+
+    Position ``q`` is the tile that reads four source elements from ``2 * q + read_base`` on and
+    gives the results ``2 * q`` and ``2 * q + 1``. Its phases, read and written, are the four
+    products, each of one tap.
+    """
+    return Sweep(
+        source=sweep.source,
+        result=sweep.result,
+        count=ceil_div(sweep.count, 2),
+        reach=0,
+        read_stride=2,
+        read_base=sweep.read_base,
+        read_phases=(0, 1, 2, 3),
+        write_stride=4,
+        write_base=0,
+        taps=tuple((k, k, 0) for k in range(4)),
+    )

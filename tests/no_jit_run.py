@@ -9,6 +9,7 @@ import numpy as np
 
 from deconv_core import functional as F
 from deconv_core import geometry, reference
+from deconv_core.cpu.blocking import spread_plan
 
 
 def close(ours: Any, expected: Any) -> None:
@@ -40,6 +41,19 @@ def convolutions(rng: np.random.Generator) -> None:
     )
     dw = F.conv_transpose2d_weight_grad(y, x, w.shape, 2, 1)
     close(dw, reference.conv_weight_grad(y, x, shape))
+
+
+def tiles(rng: np.random.Generator) -> None:
+    """A convolution by Winograd's tiles, some of them beyond the picture."""
+    x, w, b = (rng.standard_normal(s) for s in ((1, 16, 5, 7), (17, 16, 3, 3), (17,)))
+    shape = geometry.conv(x.shape, w.shape, padding=1)
+    assert spread_plan(shape, False, 8).numbers["tiled"] == 1
+    y = F.conv2d(x, w, b, padding=1)
+    close(y, reference.conv_forward(x, w, b, shape))
+    dx = F.conv2d_input_grad(y, w, x.shape, padding=1)
+    close(dx, reference.conv_input_grad(y, w, None, shape))
+    dw = F.conv2d_weight_grad(y, x, w.shape, padding=1)
+    close(dw, reference.conv_weight_grad(x, y, shape))
 
 
 def the_rest(rng: np.random.Generator) -> None:
@@ -76,5 +90,6 @@ if __name__ == "__main__":
     assert numba.config.DISABLE_JIT
     generator = np.random.default_rng(0)
     convolutions(generator)
+    tiles(generator)
     the_rest(generator)
     print("done")

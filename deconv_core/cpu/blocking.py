@@ -17,7 +17,7 @@ import numpy as np
 from numba import config
 
 from ..geometry import ConvGeometry, ceil_div
-from ..sweep import Sweep, adjoint_sweep, forward_sweep
+from ..sweep import Sweep, adjoint_sweep, forward_sweep, winograd_sweep
 from .config import (
     BLOCK_POSITIONS,
     LANES_BYTES,
@@ -28,6 +28,10 @@ from .config import (
     PANEL_BYTES,
     PANEL_PHASES,
     PARTIAL_BYTES,
+    TILE_LANES_BYTES,
+    TILED_CHANNELS,
+    TILED_SHARE,
+    TILES_BYTES,
 )
 
 _FIELDS = (
@@ -38,7 +42,8 @@ _FIELDS = (
     "images block_rows row_blocks block_columns column_blocks blocks splits chunks "
     "pitch image_rows packed_rows phase_plane plane positions "  # packed source, in elements
     "panel_pitch packed_size panel_size phase_rows "
-    "kernel w_lane w_channel streams tile_size lanes_size unit_run"  # weights and their sums
+    "kernel w_lane w_channel streams tile_size lanes_size unit_run "  # weights and their sums
+    "near_run panel_plane tiled planes line_pitch lines_size"  # Winograd's tiles, their rows
 ).split()
 PLAN = np.dtype([(name, np.int64) for name in _FIELDS])
 
@@ -151,44 +156,83 @@ def _taps(
     return np.ascontiguousarray(offsets), np.ascontiguousarray(kernel), starts.astype(np.int64)
 
 
+def _tiled(rows: Sweep, columns: Sweep, source: int, result: int) -> bool:
+    """Tell whether a pass runs by Winograd's tiles (winograd.py): 3x3, no strides, enough work."""
+    for axis in (rows, columns):
+        if (len(axis.taps), axis.reach, axis.read_stride, axis.write_stride) != (3, 2, 1, 1):
+            return False
+    products = 16 * ceil_div(rows.count, 2) * ceil_div(columns.count, 2)
+    return (
+        min(source, result) >= TILED_CHANNELS
+        and products <= TILED_SHARE * 9 * rows.count * columns.count
+    )
+
+
 def _common(
     geometry: ConvGeometry,
-    rows: Sweep,
-    columns: Sweep,
-    channels: tuple[int, int],
+    sweeps: tuple[Sweep, Sweep],
+    source: int,
+    result: int,
     itemsize: int,
     tasks: int,
-) -> dict[str, int]:
-    """Return the fields that every pass fills alike; `source` and `result` are channels."""
+) -> tuple[dict[str, int], Sweep, Sweep]:
+    """Return the fields that every pass fills alike, and the sweeps that it makes.
+
+    `source` and `result` are the channels of one group.
+    """
+    tiled = _tiled(*sweeps, source, result)
+    rows, columns = (winograd_sweep(axis) for axis in sweeps) if tiled else sweeps
     phases = len(rows.read_phases) * len(columns.read_phases)
-    source, result = (count // geometry.groups for count in channels)
     phase_rows = max(1, min(rows.write_stride, PANEL_PHASES // columns.write_stride))
     panel = MACHINE.spread[0][0] * phase_rows * columns.write_stride  # per position
+    pack = TILES_BYTES if tiled and tasks > 1 else PACK_BYTES
     most = min(
         BLOCK_POSITIONS,
-        PACK_BYTES // (source * phases * itemsize),
+        pack // (source * phases * itemsize),
         PANEL_BYTES // (panel * itemsize),
     )
     layout = _block(rows, columns, geometry.batch, most, tasks)
-    plane = _line_stride(phases * layout["phase_plane"] + columns.reach, itemsize)
+    if tiled:  # (phase, channel, position): one phase after the other is multiplied
+        plane = _line_stride(layout["phase_plane"], itemsize)
+        layout["phase_plane"] = _line_stride(source * plane, itemsize)
+        size = layout["phase_plane"] * phases
+    else:  # (channel, phase, position)
+        plane = _line_stride(phases * layout["phase_plane"] + columns.reach, itemsize)
+        size = source * plane
     widest = MACHINE.vector_bytes // itemsize * max(v for _, v in MACHINE.spread)
     numbers = dict.fromkeys(_FIELDS, 0) | layout
     numbers |= {
         "groups": geometry.groups, "source_channels": source, "result_channels": result,
         "batch": geometry.batch, "rows": rows.count, "columns": columns.count,
         "reach_h": rows.reach, "reach_w": columns.reach, "phase_rows": phase_rows,
-        "plane": plane, "kernel": geometry.rows.kernel * geometry.cols.kernel,
-        "packed_size": _line_stride(source * plane + widest + columns.reach, itemsize),
+        "plane": plane, "kernel": len(rows.taps) * len(columns.taps), "tiled": int(tiled),
+        "packed_size": _line_stride(size + widest + columns.reach, itemsize),
     }  # fmt: skip
     for name, axis in (("h", rows), ("w", columns)):
         for field in ("read_stride", "read_base", "write_stride", "write_base"):
             numbers[f"{field}_{name}"] = getattr(axis, field)
         numbers[f"source_{name}"], numbers[f"result_{name}"] = axis.source, axis.result
-    return numbers
+    if tiled:
+        width = MACHINE.vector_bytes // itemsize  # whole vectors are written to the lines
+        numbers["line_pitch"] = ceil_div(layout["block_columns"] + 1, width) * width
+        lines = 2 * (2 * layout["block_rows"] + 2)
+        numbers["lines_size"] = numbers["line_pitch"] * lines + 2 * width
+    return numbers, rows, columns
+
+
+def _tap_order(rows: Sweep, columns: Sweep) -> np.ndarray:
+    """Return the kernel positions of a pass without strides in the order of the taps' offsets."""
+    order = [sorted(range(3), key=lambda k: axis.taps[k][2]) for axis in (rows, columns)]
+    return np.array([3 * i + j for i in order[0] for j in order[1]], np.int64)
 
 
 def _finish(
-    numbers: dict[str, int], rows: Sweep, columns: Sweep, units: list[Any], size: int
+    numbers: dict[str, int],
+    sweeps: tuple[Sweep, Sweep],
+    rows: Sweep,
+    columns: Sweep,
+    units: list[Any],
+    size: int,
 ) -> Plan:
     """Freeze the fields into a plan; `size` is that of all units' weights or sums."""
     parts = numbers["chunks"] or numbers["blocks"]
@@ -198,9 +242,11 @@ def _finish(
         record = record.view(np.recarray)
     for name, value in numbers.items():
         record[name] = value
-    scratch = numbers["packed_size"] + numbers["panel_size"]
+    scratch = numbers["packed_size"] + numbers["panel_size"] + numbers["lines_size"]
     read_h, read_w = (np.array(axis.read_phases, np.int64) for axis in (rows, columns))
     taps, kernel, starts = _taps(rows, columns, numbers)
+    if numbers["tiled"]:
+        kernel = _tap_order(*sweeps)
     table = np.array(units, np.int64).reshape(-1, 6)
     tasks = parts * numbers["splits"]
     return Plan(record, read_h, read_w, taps, kernel, starts, table, size, scratch, tasks)
@@ -210,48 +256,56 @@ def _finish(
 def spread_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Plan:
     """Plan a convolution's forward pass or, with `adjoint`, its input gradient."""
     sweep = adjoint_sweep if adjoint else forward_sweep
-    rows, columns = sweep(geometry.rows), sweep(geometry.cols)
-    channels = geometry.in_channels, geometry.out_channels
-    numbers = _common(
-        geometry, rows, columns, channels[::-1] if adjoint else channels, itemsize, MIN_TASKS
-    )
-    kernel, inner = numbers["kernel"], geometry.weight_shape[1] * numbers["kernel"]
+    sweeps = sweep(geometry.rows), sweep(geometry.cols)
+    channels = geometry.in_channels // geometry.groups, geometry.out_channels // geometry.groups
+    source, result = channels[::-1] if adjoint else channels
+    numbers, rows, columns = _common(geometry, sweeps, source, result, itemsize, MIN_TASKS)
+    kernel = geometry.rows.kernel * geometry.cols.kernel
+    inner = geometry.weight_shape[1] * kernel
     numbers["w_lane"], numbers["w_channel"] = (kernel, inner) if adjoint else (inner, kernel)
     units, at = [], 0
     for group in range(geometry.groups):
-        for first, lanes, vectors in tiles(numbers["result_channels"], MACHINE.spread):
-            size = lanes * numbers["source_channels"] * kernel
+        for first, lanes, vectors in tiles(result, MACHINE.spread):
+            size = lanes * source * numbers["kernel"]
             units.append((group, first, lanes, at, vectors, size))
             at += size
     widest = MACHINE.vector_bytes // itemsize * max(v for _, v in MACHINE.spread)
     numbers["panel_pitch"] = _line_stride(numbers["positions"] + widest, itemsize)
-    most = min(MACHINE.spread[0][0], numbers["result_channels"])
+    most = min(MACHINE.spread[0][0], result)
     phases = numbers["phase_rows"] * columns.write_stride
     numbers["panel_size"] = numbers["panel_pitch"] * most * phases
-    return _finish(numbers, rows, columns, units, at)
+    return _finish(numbers, sweeps, rows, columns, units, at)
 
 
 @lru_cache(maxsize=512)
 def dot_plan(geometry: ConvGeometry, itemsize: int) -> Plan:
     """Plan a weight gradient: its source is the convolution's input, its lanes the output's."""
-    rows, columns = forward_sweep(geometry.rows), forward_sweep(geometry.cols)
-    channels = geometry.in_channels, geometry.out_channels
-    numbers = _common(geometry, rows, columns, channels, itemsize, 1)
+    sweeps = forward_sweep(geometry.rows), forward_sweep(geometry.cols)
+    source, result = (
+        geometry.in_channels // geometry.groups,
+        geometry.out_channels // geometry.groups,
+    )
+    numbers, rows, columns = _common(geometry, sweeps, source, result, itemsize, 1)
     width = MACHINE.vector_bytes // itemsize
-    streams = numbers["source_channels"] * numbers["kernel"]
+    planes = numbers["kernel"] if numbers["tiled"] else 1
+    streams = source * numbers["kernel"] // planes
     tile = max(ceil_div(lanes * across, width) * width for lanes, across in MACHINE.dot)
     units, at = [], 0
     for group in range(geometry.groups):
-        for first, lanes, across in tiles(numbers["result_channels"], MACHINE.dot):
-            size = ceil_div(streams, across) * tile
+        for first, lanes, across in tiles(result, MACHINE.dot):
+            size = ceil_div(streams, across) * tile * planes
             units.append((group, first, lanes, at, across, size))
             at += size
     numbers["streams"], numbers["tile_size"] = max(across for _, across in MACHINE.dot), tile
+    numbers["planes"] = planes
     numbers["panel_pitch"] = _line_stride(ceil_div(numbers["positions"], width) * width, itemsize)
     numbers["lanes_size"] = numbers["panel_pitch"] * MACHINE.dot[0][0]
-    run = LANES_BYTES // (numbers["lanes_size"] * itemsize)
-    numbers["unit_run"] = max(1, min(run, numbers["result_channels"] // MACHINE.dot[0][0]))
-    numbers["panel_size"] = numbers["lanes_size"] * numbers["unit_run"]
+    most = max(1, result // MACHINE.dot[0][0])
+    near = LANES_BYTES // (numbers["lanes_size"] * itemsize)
+    run = TILE_LANES_BYTES // (numbers["lanes_size"] * planes * itemsize) if planes > 1 else near
+    numbers["near_run"], numbers["unit_run"] = max(1, min(near, most)), max(1, min(run, most))
+    numbers["panel_plane"] = _line_stride(numbers["lanes_size"] * numbers["unit_run"], itemsize)
+    numbers["panel_size"] = numbers["panel_plane"] * planes
     most = max(1, min(MAX_CHUNKS, PARTIAL_BYTES // (at * itemsize)))
     numbers["chunks"] = min(most, numbers["blocks"])
-    return _finish(numbers, rows, columns, units, at)
+    return _finish(numbers, sweeps, rows, columns, units, at)

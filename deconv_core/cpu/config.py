@@ -30,7 +30,7 @@ class Machine:
 
 _FAMILIES = {
     "avx512": Machine(
-        64, ((8, 3), (4, 6), (3, 6), (2, 8), (1, 8)), ((4, 6), (3, 6), (2, 8), (1, 8))
+        64, ((12, 2), (8, 3), (4, 6), (3, 6), (2, 8), (1, 8)), ((4, 6), (3, 6), (2, 8), (1, 8))
     ),
     "avx2": Machine(32, ((4, 3), (3, 3), (2, 4), (1, 6)), ((3, 4), (2, 4), (1, 6))),
     "vector128": Machine(16, ((4, 3), (3, 3), (2, 4), (1, 6)), ((3, 4), (2, 4), (1, 6))),
@@ -60,3 +60,8 @@ BLOCK_POSITIONS = 2048  # output positions of one block: its panel stays in cach
 MIN_TASKS = 8  # blocks are cut smaller until there are so many, whatever the number of threads
 PARTIAL_BYTES = 1 << 25  # partial sums of a weight gradient
 MAX_CHUNKS = 32
+TILED_CHANNELS = 16  # with fewer, of source or result, transforming Winograd's tiles costs too much
+TILED_SHARE = 0.7  # of the direct products that Winograd's may be: small pictures fill tiles badly
+TILES_BYTES = 1 << 19  # packed tiles of one block: the transformed weights share the cache
+TILE_LANES_BYTES = 1 << 22  # a weight gradient's transformed lanes that are packed together
+SUM_TERMS = 64  # products added up in a row: sums of such sums lose less to rounding

@@ -19,6 +19,13 @@ from .config import MACHINE
 from .jit import kernel
 from .pack import pack_lanes, pack_source, pack_weights, unpack
 from .tile import dot, spread
+from .winograd import (
+    pack_grad_tiles,
+    pack_tile_weights,
+    pack_tiles,
+    unpack_tiles,
+    weight_from_tiles,
+)
 
 _VECTOR_BYTES = MACHINE.vector_bytes
 
@@ -37,6 +44,7 @@ def _spread_task(task, x, weights, bias, y, p, read_h, read_w, taps, phase_at, u
     block, split = divmod(task, p.splits)
     image, row, column = _block_at(block, p)
     packed, panel = scratch[: p.packed_size], scratch[p.packed_size :]
+    lines = panel[p.panel_size :]
     width = _VECTOR_BYTES // x.itemsize
     count = units.shape[0]
     packed_group = -1
@@ -45,7 +53,10 @@ def _spread_task(task, x, weights, bias, y, p, read_h, read_w, taps, phase_at, u
         step = units[u, 4] * width
         phase_pitch = lanes * p.panel_pitch
         if group != packed_group:
-            pack_source(x, packed, p, read_h, read_w, image, row, column, group)
+            if p.tiled:
+                pack_tiles(x, packed, p, image, row, column, group, lines)
+            else:
+                pack_source(x, packed, p, read_h, read_w, image, row, column, group)
             packed_group = group
         for top in range(0, p.write_stride_h, p.phase_rows):  # write phases, some rows at a time
             bottom = min(p.write_stride_h, top + p.phase_rows)
@@ -58,6 +69,12 @@ def _spread_task(task, x, weights, bias, y, p, read_h, read_w, taps, phase_at, u
                         taps, phase_at[phase], phase_at[phase + 1],
                         panel, (phase - begin) * phase_pitch + q, p.panel_pitch,
                     )  # fmt: skip
+            if p.tiled:
+                unpack_tiles(
+                    panel, phase_pitch, y, p, image, row, column,
+                    group * p.result_channels + first, lanes, bias, lines,
+                )  # fmt: skip
+                continue
             for phase_h in range(top, bottom):
                 unpack(
                     panel[(phase_h * p.write_stride_w - begin) * phase_pitch :], phase_pitch,
@@ -72,10 +89,11 @@ def _spread_pass(
 ):
     """Pack the weights, then run all tasks; row i of `scratch` is worker i's."""
     for u in prange(units.shape[0]):
-        pack_weights(
-            w, weights, plan[0], taps, tap_kernel, phase_at,
-            units[u, 0], units[u, 1], units[u, 2], units[u, 3],
-        )  # fmt: skip
+        group, first, lanes, at = units[u, 0], units[u, 1], units[u, 2], units[u, 3]
+        if plan[0].tiled:
+            pack_tile_weights(w, weights, plan[0], tap_kernel, group, first, lanes, at)
+        else:
+            pack_weights(w, weights, plan[0], taps, tap_kernel, phase_at, group, first, lanes, at)
     workers = scratch.shape[0]
     tasks = plan[0].blocks * plan[0].splits
     for worker in prange(workers):
@@ -91,17 +109,22 @@ def _dot_task(task, x, dy, partial, p, read_h, read_w, taps, units, scratch):
     """Add up one chunk of blocks, for a range of units, in `partial`."""
     chunk, split = divmod(task, p.splits)
     packed, panel = scratch[: p.packed_size], scratch[p.packed_size :]
-    streams = p.source_channels * p.kernel
-    offsets = np.empty(streams + p.streams, np.int64)
-    for stream in range(offsets.size):  # those beyond the last repeat it and are dropped
-        channel, tap = divmod(min(stream, streams - 1), p.kernel)
-        offsets[stream] = channel * p.plane + taps[tap]
+    lines = panel[p.panel_size :]
+    planes, taps_each = p.planes, p.kernel // p.planes
+    streams = p.source_channels * taps_each
+    offsets = np.empty((planes, streams + p.streams), np.int64)
+    for plane in range(planes):
+        for stream in range(streams + p.streams):  # beyond the last they repeat it, to be dropped
+            channel, tap = divmod(min(stream, streams - 1), taps_each)
+            offsets[plane, stream] = channel * p.plane + taps[plane + tap]
     width = _VECTOR_BYTES // x.itemsize
     length = (p.positions + width - 1) // width * width
     sums = partial[chunk]
     begin = split * units.shape[0] // p.splits
     end = (split + 1) * units.shape[0] // p.splits
     sums[units[begin, 3] : units[end - 1, 3] + units[end - 1, 5]] = 0
+    if p.tiled:
+        packed[:] = 0  # what lies between the planes, and images beyond the last
     for block in range(chunk * p.blocks // p.chunks, (chunk + 1) * p.blocks // p.chunks):
         image, row, column = _block_at(block, p)
         packed_group = -1
@@ -114,33 +137,51 @@ def _dot_task(task, x, dy, partial, p, read_h, read_w, taps, units, scratch):
                 and units[last, 0] == group
                 and units[last, 2] == lanes
             ):
-                at = (last - first) * p.lanes_size
-                pack_lanes(
-                    dy, panel[at:], p, image, row, column, group, units[last, 1], lanes
-                )  # fmt: skip
+                at, lane = (last - first) * p.lanes_size, units[last, 1]
+                if p.tiled:
+                    pack_grad_tiles(dy, panel, at, p, image, row, column, group, lane, lanes, lines)
+                else:
+                    pack_lanes(dy, panel[at:], p, image, row, column, group, lane, lanes)
                 last += 1
             if group != packed_group:
-                pack_source(x, packed, p, read_h, read_w, image, row, column, group)
+                if p.tiled:
+                    pack_tiles(x, packed, p, image, row, column, group, lines)
+                else:
+                    pack_source(x, packed, p, read_h, read_w, image, row, column, group)
                 packed_group = group
-            for tile in range((streams + step - 1) // step):
-                for u in range(first, last):
-                    dot(
-                        lanes, panel, (u - first) * p.lanes_size, p.panel_pitch, packed, offsets,
-                        tile * step, length, sums, units[u, 3] + tile * p.tile_size,
-                    )  # fmt: skip
+            across = (streams + step - 1) // step
+            for plane in range(planes):
+                for near in range(first, last, p.near_run):
+                    for tile in range(across):
+                        for u in range(near, min(last, near + p.near_run)):
+                            dot(
+                                lanes, panel, plane * p.panel_plane + (u - first) * p.lanes_size,
+                                p.panel_pitch, packed, offsets[plane], tile * step, length,
+                                sums, units[u, 3] + (plane * across + tile) * p.tile_size,
+                            )  # fmt: skip
             first = last
 
 
 @kernel
 def _write_unit(dw, sums, p, units, u):
     """Write one unit's sums, which lie tile by tile, into the weight gradient."""
-    streams = p.source_channels * p.kernel
     group, first, lanes, at, step = units[u, 0], units[u, 1], units[u, 2], units[u, 3], units[u, 4]
-    base = (group * p.result_channels + first) * streams
+    base = group * p.result_channels + first
+    if p.tiled:
+        plane = (p.source_channels + step - 1) // step * p.tile_size
+        for channel in range(p.source_channels):
+            tile, j = divmod(channel, step)
+            for lane in range(lanes):
+                weight_from_tiles(
+                    dw, ((base + lane) * p.source_channels + channel) * 9,
+                    sums, at + tile * p.tile_size + lane * step + j, plane,
+                )  # fmt: skip
+        return
+    streams = p.source_channels * p.kernel
     for stream in range(0, streams, step):
         for lane in range(lanes):
             for j in range(min(step, streams - stream)):
-                dw[base + lane * streams + stream + j] = sums[at + lane * step + j]
+                dw[(base + lane) * streams + stream + j] = sums[at + lane * step + j]
         at += p.tile_size
 
 

@@ -60,6 +60,11 @@ class Emitter:
         mask_type = ir.VectorType(I32, len(mask))
         return self.builder.shuffle_vector(x, y, ir.Constant(mask_type, mask))
 
+    def at_least_one(self, value: Any) -> Any:
+        """Return an index, or one if it is less."""
+        one = ir.Constant(INDEX, 1)
+        return self.builder.select(self.builder.icmp_signed("<", value, one), one, value)
+
     def accumulators(self, rows: int, columns: int) -> list[list[Any]]:
         """Return zeroed accumulators; LLVM keeps them in registers."""
         return [
@@ -104,6 +109,14 @@ class Emitter:
         """Return a + b."""
         return self.builder.fadd(a, b)
 
+    def subtract(self, a: Any, b: Any) -> Any:
+        """Return a - b."""
+        return self.builder.fsub(a, b)
+
+    def times(self, offset: Any, factor: int) -> Any:
+        """Return an offset times a small constant."""
+        return self.builder.mul(offset, ir.Constant(INDEX, factor))
+
     def _masked(self, first: Any, end: Any) -> Any:
         """Return the mask of the elements i of a vector with ``first + i < end``."""
         lane_type = ir.VectorType(INDEX, self.width)
@@ -125,6 +138,25 @@ class Emitter:
         """Load the elements i with ``first + i < end``, zeros for the rest; touch no others."""
         address = self.builder.bitcast(pointer, self.vector.as_pointer())
         mask = self._masked(first, end)
+        function = self._masked_function(
+            "load", self.vector, [address.type, I32, mask.type, self.vector]
+        )
+        return self.builder.call(function, [address, ir.Constant(I32, self.size), mask, self.zero])
+
+    def load_inside(self, pointer: Any, first: Any, limit: Any) -> Any:
+        """Load the elements i with ``0 <= first + i < limit``, zeros for the rest."""
+        address = self.builder.bitcast(pointer, self.vector.as_pointer())
+        lane_type = ir.VectorType(I32, self.width)
+        undefined = ir.Constant(lane_type, ir.Undefined)
+
+        def everywhere(value: Any) -> Any:
+            low = self.builder.trunc(value, I32)
+            one = self.builder.insert_element(undefined, low, ir.Constant(I32, 0))
+            zeros = ir.Constant(lane_type, [0] * self.width)
+            return self.builder.shuffle_vector(one, undefined, zeros)
+
+        lanes = self.builder.add(everywhere(first), ir.Constant(lane_type, list(range(self.width))))
+        mask = self.builder.icmp_unsigned("<", lanes, everywhere(limit))
         function = self._masked_function(
             "load", self.vector, [address.type, I32, mask.type, self.vector]
         )

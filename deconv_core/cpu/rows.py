@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 from .emit import INDEX, Emitter
 
 
-def _vectors(emit: Emitter, count: Any, body: Callable[[Any, bool], None]) -> None:
+def vectors(emit: Emitter, count: Any, body: Callable[[Any, bool], None]) -> None:
     """Emit `body` for every vector of `count` > 0 elements; the last, masked one may be whole."""
     builder, width = emit.builder, ir.Constant(INDEX, emit.width)
     one = ir.Constant(INDEX, 1)
@@ -48,7 +48,7 @@ def copy(typing: Any, y: Any, y_at: Any, x: Any, x_at: Any, count: Any, bias: An
             else:
                 emit.store(emit.add(emit.load(read), offset), write)
 
-        _vectors(emit, count_, body)
+        vectors(emit, count_, body)
         return context.get_dummy_value()
 
     return signature, generate
@@ -79,7 +79,41 @@ def split(typing: Any, y: Any, y_at: Any, x: Any, x_at: Any, count: Any) -> Any:
                 low, high = emit.load(reads[0]), emit.load(reads[1])
                 emit.store(emit.shuffle(low, high, even), emit.step(target, at))
 
-        _vectors(emit, count_, body)
+        vectors(emit, count_, body)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def halve(
+    typing: Any, y: Any, y_at: Any, odd: Any, x: Any, x_at: Any, first: Any, count: Any, limit: Any
+) -> Any:
+    """``y[y_at + r * odd + i] = row[first + 2 * i + r]`` for i < count and r in (0, 1).
+
+    Row is ``x[x_at : x_at + limit]`` with zeros before and after it. Whole vectors of `y` are
+    written.
+    """
+    signature = types.void(y, y_at, odd, x, x_at, first, count, limit)
+
+    def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
+        y_, y_at_, odd_, x_, x_at_, first_, count_, limit_ = values
+        emit = Emitter(context, builder, x.dtype)
+        source, target = emit.pointer(x, x_, x_at_), emit.pointer(y, y_, y_at_)
+        two, width = ir.Constant(INDEX, 2), ir.Constant(INDEX, emit.width)
+
+        def body(at: Any, masked: bool) -> None:
+            low = builder.add(first_, builder.mul(at, two))
+            reads = [
+                emit.load_inside(emit.step(source, start), start, limit_)
+                for start in (low, builder.add(low, width))
+            ]
+            for half in (0, 1):
+                order = [2 * i + half for i in range(emit.width)]
+                write = emit.step(target, emit.times(odd_, half))
+                emit.store(emit.shuffle(reads[0], reads[1], order), emit.step(write, at))
+
+        vectors(emit, count_, body)
         return context.get_dummy_value()
 
     return signature, generate
@@ -115,7 +149,7 @@ def merge(
                 else:
                     emit.store(merged, write)
 
-        _vectors(emit, pairs, body)
+        vectors(emit, pairs, body)
         return context.get_dummy_value()
 
     return signature, generate
@@ -131,6 +165,19 @@ def _split(y: np.ndarray, y_at: int, x: np.ndarray, x_at: int, count: int) -> No
     y[y_at : y_at + count] = x[x_at : x_at + 2 * count - 1 : 2]
 
 
+def _halve(
+    y: np.ndarray, y_at: int, odd: int,
+    x: np.ndarray, x_at: int, first: int, count: int, limit: int,
+) -> None:  # fmt: skip
+    """Compute `halve` in plain Python."""
+    row = np.zeros(2 * count, x.dtype)
+    begin, end = max(0, first), min(limit, first + 2 * count)
+    if begin < end:
+        row[begin - first : end - first] = x[x_at + begin : x_at + end]
+    y[y_at : y_at + count] = row[::2]
+    y[y_at + odd : y_at + odd + count] = row[1::2]
+
+
 def _merge(
     y: np.ndarray, y_at: int, x: np.ndarray, even_at: int, odd_at: int, count: int, bias: float
 ) -> None:
@@ -140,4 +187,4 @@ def _merge(
 
 
 if config.DISABLE_JIT:
-    copy, split, merge = _copy, _split, _merge
+    copy, split, halve, merge = _copy, _split, _halve, _merge

@@ -21,7 +21,7 @@ from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .config import MACHINE
+from .config import MACHINE, SUM_TERMS
 from .emit import INDEX, Emitter
 from .jit import kernel
 
@@ -45,25 +45,39 @@ def _spread(
         source = cgutils.alloca_once_value(builder, emit.pointer(x, x_, x_at_))
         offsets = emit.pointer(taps, taps_, tap_at_)
         tap_count = builder.sub(tap_end_, tap_at_)
+        target, zero = emit.pointer(y, y_, y_at_), ir.Constant(INDEX, 0)
         total = emit.accumulators(rows, columns)
-        with cgutils.for_range(builder, channels_):
-            channel = builder.load(source)
-            with cgutils.for_range(builder, tap_count) as tap:
-                offset = builder.load(emit.step(offsets, tap.index))
-                start = emit.step(channel, offset)
-                scalars = builder.load(weight)
-                positions = [emit.load(emit.step(start, v * emit.width)) for v in range(columns)]
-                for i in range(rows):
-                    scalar = emit.broadcast(builder.load(emit.step(scalars, i)))
-                    for v in range(columns):
-                        emit.multiply_add(scalar, positions[v], total[i][v])
-                builder.store(emit.step(scalars, rows), weight)
-            builder.store(emit.step(channel, plane_), source)
-        target = emit.pointer(y, y_, y_at_)
-        for i in range(rows):
-            row = emit.step(target, builder.mul(y_pitch_, ir.Constant(INDEX, i)))
-            for v in range(columns):
-                emit.store(builder.load(total[i][v]), emit.step(row, v * emit.width))
+        chunk = emit.at_least_one(
+            builder.sdiv(ir.Constant(INDEX, SUM_TERMS), emit.at_least_one(tap_count))
+        )
+        with cgutils.for_range_slice(builder, zero, channels_, chunk, inc=True) as (first, _):
+            for row in total:
+                for accumulator in row:
+                    builder.store(emit.zero, accumulator)
+            rest = builder.sub(channels_, first)
+            more = builder.icmp_signed("<", chunk, rest)
+            with cgutils.for_range(builder, builder.select(more, chunk, rest)):
+                channel = builder.load(source)
+                with cgutils.for_range(builder, tap_count) as tap:
+                    offset = builder.load(emit.step(offsets, tap.index))
+                    start = emit.step(channel, offset)
+                    scalars = builder.load(weight)
+                    positions = [
+                        emit.load(emit.step(start, v * emit.width)) for v in range(columns)
+                    ]
+                    for i in range(rows):
+                        scalar = emit.broadcast(builder.load(emit.step(scalars, i)))
+                        for v in range(columns):
+                            emit.multiply_add(scalar, positions[v], total[i][v])
+                    builder.store(emit.step(scalars, rows), weight)
+                builder.store(emit.step(channel, plane_), source)
+            begins = builder.icmp_signed("==", first, zero)
+            for i in range(rows):
+                row = emit.step(target, builder.mul(y_pitch_, ir.Constant(INDEX, i)))
+                for v in range(columns):
+                    place = emit.step(row, v * emit.width)
+                    before = builder.select(begins, emit.zero, emit.load(place))
+                    emit.store(emit.add(before, builder.load(total[i][v])), place)
         return context.get_dummy_value()
 
     return signature, generate
@@ -113,11 +127,15 @@ def _spread_python(
     """Compute `spread` in plain Python."""
     positions = vectors * (MACHINE.vector_bytes // x.itemsize)
     total = np.zeros((lanes, positions), x.dtype)
-    for channel in range(channels):
-        for tap in range(tap_at, tap_end):
-            start = x_at + channel * plane + taps[tap]
-            total += w[w_at : w_at + lanes, None] * x[start : start + positions]
-            w_at += lanes
+    chunk = max(1, SUM_TERMS // max(1, tap_end - tap_at))
+    for first in range(0, channels, chunk):
+        part = np.zeros_like(total)
+        for channel in range(first, min(channels, first + chunk)):
+            for tap in range(tap_at, tap_end):
+                start = x_at + channel * plane + taps[tap]
+                part += w[w_at : w_at + lanes, None] * x[start : start + positions]
+                w_at += lanes
+        total += part
     for i in range(lanes):
         y[y_at + i * y_pitch : y_at + i * y_pitch + positions] = total[i]
 
@@ -139,9 +157,9 @@ if config.DISABLE_JIT:
 
 # Each machine's table of tiles as a chain of literal calls: a literal is what makes the tile's
 # loops unroll. LLVM removes nothing here at run time: it is one comparison per tile.
-_SPREAD = MACHINE.spread + (MACHINE.spread[-1],) * (5 - len(MACHINE.spread))
+_SPREAD = MACHINE.spread + (MACHINE.spread[-1],) * (6 - len(MACHINE.spread))
 _DOT = MACHINE.dot + (MACHINE.dot[-1],) * (4 - len(MACHINE.dot))
-(_S0, _V0), (_S1, _V1), (_S2, _V2), (_S3, _V3), (_S4, _V4) = _SPREAD
+(_S0, _V0), (_S1, _V1), (_S2, _V2), (_S3, _V3), (_S4, _V4), (_S5, _V5) = _SPREAD
 (_D0, _W0), (_D1, _W1), (_D2, _W2), (_D3, _W3) = _DOT
 
 
@@ -169,9 +187,13 @@ def spread(lanes, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, y, y
         _spread(
             _S3, _V3, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, y, y_at, y_pitch
         )
-    else:
+    elif lanes == _S4:
         _spread(
             _S4, _V4, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, y, y_at, y_pitch
+        )
+    else:
+        _spread(
+            _S5, _V5, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, y, y_at, y_pitch
         )
 
 

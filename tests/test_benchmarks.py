@@ -1,0 +1,211 @@
+"""The benchmark suite: its data, its arithmetic, its commands, and one row of it end to end."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+COMMANDS = ("step", "inference", "kernels", "memory", "startup", "peak", "epoch")
+
+
+def load(name: str) -> ModuleType:
+    """Import a module of the suite, which its scripts find beside themselves."""
+    if str(BENCHMARKS) not in sys.path:
+        sys.path.append(str(BENCHMARKS))
+    return importlib.import_module(name)
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run one of the commands to its end."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=BENCHMARKS.parent,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_says_what_it_does(name: str) -> None:
+    done = run(BENCHMARKS / f"{name}.py", "--help")
+    assert done.returncode == 0, done.stderr
+    assert "--threads" in done.stdout
+
+
+def test_shapes_are_many_and_named_once() -> None:
+    shapes = load("shapes")
+    assert len(shapes.TRANSPOSED) >= 24
+    assert len(shapes.ORDINARY) >= 24
+    for table in (shapes.TRANSPOSED, shapes.ORDINARY):
+        names = [shape.name for shape in table]
+        assert len(set(names)) == len(names)
+
+
+def test_shapes_cover_what_people_use() -> None:
+    transposed = load("shapes").TRANSPOSED
+    kernels = {shape.weight[2:] for shape in transposed}
+    assert {(2, 2), (3, 3), (4, 4), (5, 5), (7, 7), (9, 9), (16, 16), (1, 16)} <= kernels
+    strides = {shape.options.get("stride", 1) for shape in transposed}
+    assert {1, 2, 3, 4, 8} <= strides
+    assert {1, 64} <= {shape.x[0] for shape in transposed}
+    for name in ("groups", "dilation", "output_padding"):
+        assert any(name in shape.options for shape in transposed)
+    assert any(shape.options.get("groups", 1) == shape.x[1] for shape in transposed)  # depthwise
+
+
+@pytest.mark.parametrize("table", ["transposed", "ordinary"])
+def test_pytorch_takes_every_shape_and_gives_the_size_of_ours(table: str) -> None:
+    import torch
+    from torch.nn import functional as F
+
+    kernels = load("kernels")
+    forward = F.conv_transpose2d if table == "transposed" else F.conv2d
+    for row in kernels.rows_of(table, False):
+        x, weight = (torch.empty(size, device="meta") for size in (row.shape.x, row.shape.weight))
+        output = forward(x, weight, **row.shape.options).shape
+        shape = row.geometry
+        assert tuple(output) == (shape.input_shape if row.transposed else shape.output_shape), (
+            row.name
+        )
+
+
+def test_each_shape_has_three_passes() -> None:
+    kernels, shapes = load("kernels"), load("shapes")
+    rows = list(kernels.rows_of(None, False))
+    assert len(rows) == 3 * (len(shapes.TRANSPOSED) + len(shapes.ORDINARY))
+    assert len({(row.table, row.name) for row in rows}) == len(rows)
+
+
+def test_a_step_at_batch_128_is_199_gflop() -> None:
+    flops = 3 * load("ddnet_case").forward_flops(128)
+    assert round(flops / 1e9) == 199
+
+
+def test_the_geometric_mean_of_a_ratio_and_its_reciprocal_is_one() -> None:
+    geometric_mean = load("ratios").geometric_mean
+    assert math.isclose(geometric_mean([4.0, 0.25]), 1.0)
+    assert math.isclose(geometric_mean([1.0, 2.0, 4.0]), 2.0)
+
+
+def test_ratios_are_taken_turn_by_turn() -> None:
+    pairs = load("ratios").Pairs(ours=[1.0, 2.0, 4.0], theirs=[3.0, 2.0, 20.0])
+    assert pairs.record() == {
+        "ours_s": 2.0, "rival_s": 3.0, "ratio": 3.0, "lowest": 1.0, "highest": 5.0
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("turns", [([], []), ([1.0], [1.0, 2.0])])
+def test_turns_that_do_not_pair_are_refused(turns: tuple[list[float], list[float]]) -> None:
+    with pytest.raises(ValueError, match="turns of ours"):
+        load("ratios").Pairs(*turns)
+
+
+def test_the_best_rival_has_the_lowest_median() -> None:
+    times = {"steady": [2.0, 2.0, 2.0], "lucky once": [1.0, 3.0, 3.0]}
+    assert load("ratios").fastest(times) == "steady"
+
+
+def test_a_rival_that_is_not_installed_is_skipped_by_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rivals = load("rivals")
+    missing = rivals.Side("Nobody: tuned", ("numpy", "no_such_package"), "nobody")
+    assert rivals.installed([missing, rivals.OURS]) == [rivals.OURS]
+    assert capsys.readouterr().out == "skipped: Nobody (not installed: no_such_package)\n"
+
+
+def test_torch_is_tuned_by_layout_and_by_an_environment_set_before_it_starts() -> None:
+    rivals = load("rivals")
+    sides = {side.tuning: side for side in rivals.KERNELS}
+    assert sides["as installed"].environment == {}
+    assert sides["allocator, channels_last"].environment == rivals.ALLOCATOR
+    layouts = [side.options["channels_last"] for side in rivals.KERNELS]
+    assert sorted(layouts) == [False, False, True, True]
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Any]:
+    """One worker for the tests that need one."""
+    made = load("worker").Worker(1)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("what", ["forward", "input grad", "weight grad"])
+def test_both_sides_of_a_kernel_row_compute_the_same(
+    worker: Any, tmp_path: Path, transposed: bool, what: str
+) -> None:
+    rng = np.random.default_rng(0)
+    sizes = {"x": (2, 4, 5, 6), "weight": (4, 4, 3, 3), "grad": (2, 4, 3, 3)}
+    options: dict[str, Any] = {"stride": 2, "padding": 1}
+    if transposed:
+        options["output_padding"] = (0, 1)
+        sizes["grad"] = (2, 4, 9, 12)
+    case = {name: rng.standard_normal(size, np.float32) for name, size in sizes.items()}
+    np.savez(tmp_path / "case.npz", **case)  # type: ignore[arg-type]
+    judge = load("exact").kernel(case, transposed, what, options)
+    rivals = load("rivals")
+    for side in (rivals.OURS, *rivals.KERNELS):
+        asked = {"transposed": transposed, "what": what, **options, **side.options}
+        worker.prepare(side.name, f"{side.module}:kernel", tmp_path / "case.npz", asked)
+        result = worker.result(side.name, tmp_path / "result.npy")
+        assert load("exact").error(result, judge) < 1e-5, side.name
+
+
+def test_the_machines_peak_is_measured() -> None:
+    assert load("peak").measure(1, repeats=2) > 1  # GFLOP/s
+
+
+def test_an_error_in_a_worker_reaches_the_asker_and_the_worker_goes_on(worker: Any) -> None:
+    with pytest.raises(RuntimeError, match="KeyError: 'nothing'"):
+        worker.seconds("nothing", 1)
+    assert worker.peak_mib() > 1
+
+
+def test_one_row_from_end_to_end(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    options = ["--overhead", "--only", "forward", "--threads", "1", "--repeats", "2"]
+    done = run(BENCHMARKS / "kernels.py", *options, "--json", file)
+    assert done.returncode == 0, done.stderr
+    assert "8 channels, 8x8: forward" in done.stdout
+    content = json.loads(file.read_text())
+    assert content["machine"]["cores"] == os.cpu_count()
+    assert " --only forward " in content["command"]
+    rows = content["rows"]
+    assert len(rows) == 4  # PyTorch's two layouts, with and without the allocator
+    assert [row["best"] for row in rows] == [True, False, False, False]
+    for row in rows:
+        assert 0 < row["lowest"] <= row["ratio"] <= row["highest"]
+        assert row["gflops"] > 0
+        assert row["share_of_peak"] > 0
+        assert set(row["errors"].values()) and max(row["errors"].values()) < 1e-5
+    mean = content["summary"]["overhead, PyTorch at its best, all passes: geometric mean"]
+    assert mean == pytest.approx(rows[0]["ratio"])
+
+
+@pytest.mark.parametrize("side", ["ours", "ddnet_torch", "ddnet_onnxruntime", "ddnet_openvino"])
+def test_everybodys_ddnet_is_ddnet(worker: Any, tmp_path: Path, side: str) -> None:
+    rivals, cases, exact = load("rivals"), load("ddnet_case"), load("exact")
+    found = next(s for s in (rivals.OURS, *rivals.INFERENCE) if s.module == side)
+    if not all(find_spec(name) for name in found.packages):
+        pytest.skip(f"needs {', '.join(found.packages)}")
+    weights, x = cases.weights(8), cases.images(2, 8)
+    np.savez(tmp_path / "case.npz", x=x, **weights)
+    worker.prepare(side, f"{side}:inference", tmp_path / "case.npz", found.options)
+    logits = worker.result(side, tmp_path / "logits.npy")
+    assert exact.error(logits, exact.ddnet(weights, x)) < 1e-5
