@@ -1,19 +1,14 @@
-"""DDNet in PyTorch, and the ways its users tune a training step: the rival of step.py."""
+"""DDNet in PyTorch, and the ways its users tune it; built in a worker."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
-ALLOCATOR = {  # glibc told to keep big blocks instead of mapping fresh pages for each
-    "MALLOC_MMAP_THRESHOLD_": "4294967296",
-    "MALLOC_TRIM_THRESHOLD_": "17179869184",
-    "MALLOC_TOP_PAD_": "1073741824",
-}
+LR = 1e-3
 
 
 class DDNet(nn.Module):
@@ -38,49 +33,62 @@ class DDNet(nn.Module):
         return self.fc(x.flatten(1))
 
 
-@dataclass(frozen=True)
-class Tuning:
-    """One way to run the step; `allocator` takes effect only if set before Python starts."""
-
-    channels_last: bool = False
-    compiled: bool = False
-    bfloat16: bool = False
-    allocator: bool = False
-
-
-TUNINGS = {
-    "as installed": Tuning(),
-    "channels_last": Tuning(channels_last=True),
-    "compile": Tuning(compiled=True),
-    "bf16 autocast": Tuning(bfloat16=True),
-    "allocator": Tuning(allocator=True),
-    "allocator, channels_last": Tuning(allocator=True, channels_last=True),
-    "allocator, compile": Tuning(allocator=True, compiled=True),
-    "allocator, bf16 autocast": Tuning(allocator=True, bfloat16=True),
-    "allocator, compile, channels_last": Tuning(allocator=True, compiled=True, channels_last=True),
-}
-
-
-def make_step(
-    weights: dict[str, np.ndarray], lr: float, tuning: Tuning
-) -> tuple[nn.Module, Callable[[np.ndarray, np.ndarray], float]]:
-    """Return the net, and a training step from NumPy images and labels to the loss."""
+def _make_net(weights: dict[str, np.ndarray], layout: torch.memory_format) -> DDNet:
+    """Return DDNet with these weights in a memory layout."""
     side = round((weights["fc.weight"].shape[1] / 3) ** 0.5)
     net = DDNet(len(weights["fc.bias"]), (side + 7) // 8)
     net.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
-    layout = torch.channels_last if tuning.channels_last else torch.contiguous_format
-    net = net.to(memory_format=layout)
-    optimizer = torch.optim.Adam(net.parameters(), lr=lr, fused=True)
+    return net.to(memory_format=layout)  # type: ignore[call-overload]
+
+
+def make_step(
+    weights: dict[str, np.ndarray],
+    channels_last: bool = False,
+    compiled: bool = False,
+    bfloat16: bool = False,
+) -> tuple[nn.Module, Callable[[np.ndarray, np.ndarray], float]]:
+    """Return the net, and a training step from NumPy images and labels to the loss."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    net = _make_net(weights, layout)
+    optimizer = torch.optim.Adam(net.parameters(), lr=LR, fused=True)
     criterion = nn.CrossEntropyLoss()
-    model = torch.compile(net) if tuning.compiled else net
+    model = torch.compile(net) if compiled else net
 
     def step(x: np.ndarray, target: np.ndarray) -> float:
         images = torch.from_numpy(x).to(memory_format=layout)
         optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=tuning.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             loss = criterion(model(images), torch.from_numpy(target))
         loss.backward()
         optimizer.step()
         return loss.item()
 
     return net, step
+
+
+def step(
+    case: dict[str, np.ndarray], threads: int, channels_last: bool, compiled: bool, bfloat16: bool
+) -> Callable[[], float]:
+    """Return a training step of DDNet, Adam included, from the weights of the case."""
+    torch.set_num_threads(threads)
+    x, target = case.pop("x"), case.pop("target")
+    take = make_step(case, channels_last, compiled, bfloat16)[1]
+    return lambda: take(x, target)
+
+
+def inference(
+    case: dict[str, np.ndarray], threads: int, channels_last: bool, compiled: bool, bfloat16: bool
+) -> Callable[[], np.ndarray]:
+    """Return DDNet's inference, NumPy in and out."""
+    torch.set_num_threads(threads)
+    x = case.pop("x")
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    net = _make_net(case, layout).eval()
+    model = torch.compile(net) if compiled else net
+
+    def infer() -> np.ndarray:
+        images = torch.from_numpy(x).to(memory_format=layout)
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            return model(images).numpy()
+
+    return infer

@@ -18,11 +18,13 @@ from pathlib import Path
 
 import ddnet_torch
 import numpy as np
+import rivals
 import torch
-from ddnet_torch import ALLOCATOR
 
 import deconv_core as dc
 from deconv_core import data
+
+TUNINGS = {side.tuning: side for side in rivals.STEP}
 
 
 def accuracy(net: torch.nn.Module, loader: data.Loader) -> float:
@@ -40,12 +42,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True, help="the folder of our run")
-    parser.add_argument("--tuning", choices=ddnet_torch.TUNINGS, default="allocator, channels_last")
+    parser.add_argument("--tuning", choices=TUNINGS, default="allocator, channels_last")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
-    tuning = ddnet_torch.TUNINGS[options.tuning]
-    if tuning.allocator and not ALLOCATOR.items() <= os.environ.items():
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
+    tuning = TUNINGS[options.tuning]
+    if not tuning.environment.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | tuning.environment)
     torch.set_num_threads(options.threads)
     lines = (options.out / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
@@ -53,7 +55,7 @@ def main() -> None:
     train, test = data.load("cifar10", options.data)
     transform = data.Compose([data.ToUnit(), data.Normalize(0.5, 0.5)])
     weights = dc.DDNet(rng=0).state_dict()
-    net, step = ddnet_torch.make_step(weights, 1e-3, tuning)
+    net, step = ddnet_torch.make_step(weights, **tuning.options)
     loader = data.Loader(train, 128, True, 0, transform=transform)
     start, losses = time.perf_counter(), []
     for x, target in loader.epoch(0):
