@@ -30,7 +30,9 @@ from .config import (
     PARTIAL_BYTES,
     TILE_LANES_BYTES,
     TILED_CHANNELS,
+    TILED_PIXELS,
     TILED_SHARE,
+    TILED_SUM,
     TILES_BYTES,
 )
 
@@ -156,14 +158,21 @@ def _taps(
     return np.ascontiguousarray(offsets), np.ascontiguousarray(kernel), starts.astype(np.int64)
 
 
-def _tiled(rows: Sweep, columns: Sweep, source: int, result: int) -> bool:
-    """Tell whether a pass runs by Winograd's tiles (winograd.py): 3x3, no strides, enough work."""
+def _tiled(
+    batch: int, rows: Sweep, columns: Sweep, source: int, result: int, positions: int, least: int
+) -> bool:
+    """Tell whether a pass runs by Winograd's tiles (winograd.py): 3x3, no strides, enough work.
+
+    A block has room for so many `positions`, and should have the `least`.
+    """
     for axis in (rows, columns):
         if (len(axis.taps), axis.reach, axis.read_stride, axis.write_stride) != (3, 2, 1, 1):
             return False
     products = 16 * ceil_div(rows.count, 2) * ceil_div(columns.count, 2)
     return (
         min(source, result) >= TILED_CHANNELS
+        and positions >= least
+        and batch * rows.count * columns.count >= TILED_PIXELS
         and products <= TILED_SHARE * 9 * rows.count * columns.count
     )
 
@@ -174,32 +183,34 @@ def _common(
     source: int,
     result: int,
     itemsize: int,
-    tasks: int,
+    dot: bool,
 ) -> tuple[dict[str, int], Sweep, Sweep]:
     """Return the fields that every pass fills alike, and the sweeps that it makes.
 
-    `source` and `result` are the channels of one group.
+    `source` and `result` are the channels of one group; `dot` says which tile will run.
     """
-    tiled = _tiled(*sweeps, source, result)
+    room = (PACK_BYTES if dot else TILES_BYTES) // (16 * source * itemsize)
+    least = TILED_SUM if dot else 0
+    tiled = _tiled(geometry.batch, *sweeps, source, result, room, least)
     rows, columns = (winograd_sweep(axis) for axis in sweeps) if tiled else sweeps
     phases = len(rows.read_phases) * len(columns.read_phases)
     phase_rows = max(1, min(rows.write_stride, PANEL_PHASES // columns.write_stride))
     panel = MACHINE.spread[0][0] * phase_rows * columns.write_stride  # per position
-    pack = TILES_BYTES if tiled and tasks > 1 else PACK_BYTES
-    most = min(
-        BLOCK_POSITIONS,
-        pack // (source * phases * itemsize),
-        PANEL_BYTES // (panel * itemsize),
-    )
-    layout = _block(rows, columns, geometry.batch, most, tasks)
+    if not tiled:
+        room = PACK_BYTES // (source * phases * itemsize)
+    widest = MACHINE.vector_bytes // itemsize * max(v for _, v in MACHINE.spread)
+    least = MACHINE.vector_bytes // itemsize * MACHINE.spread[0][1]
+    most = max(least, min(BLOCK_POSITIONS, room, PANEL_BYTES // (panel * itemsize)))
+    layout = _block(rows, columns, geometry.batch, most, 1 if dot else MIN_TASKS)
     if tiled:  # (phase, channel, position): one phase after the other is multiplied
         plane = _line_stride(layout["phase_plane"], itemsize)
         layout["phase_plane"] = _line_stride(source * plane, itemsize)
         size = layout["phase_plane"] * phases
     else:  # (channel, phase, position)
+        if rows.read_stride > 1 or columns.read_stride > 1:
+            layout["phase_plane"] += MACHINE.vector_bytes // itemsize  # whole vectors are written
         plane = _line_stride(phases * layout["phase_plane"] + columns.reach, itemsize)
         size = source * plane
-    widest = MACHINE.vector_bytes // itemsize * max(v for _, v in MACHINE.spread)
     numbers = dict.fromkeys(_FIELDS, 0) | layout
     numbers |= {
         "groups": geometry.groups, "source_channels": source, "result_channels": result,
@@ -259,7 +270,7 @@ def spread_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Plan:
     sweeps = sweep(geometry.rows), sweep(geometry.cols)
     channels = geometry.in_channels // geometry.groups, geometry.out_channels // geometry.groups
     source, result = channels[::-1] if adjoint else channels
-    numbers, rows, columns = _common(geometry, sweeps, source, result, itemsize, MIN_TASKS)
+    numbers, rows, columns = _common(geometry, sweeps, source, result, itemsize, False)
     kernel = geometry.rows.kernel * geometry.cols.kernel
     inner = geometry.weight_shape[1] * kernel
     numbers["w_lane"], numbers["w_channel"] = (kernel, inner) if adjoint else (inner, kernel)
@@ -285,7 +296,7 @@ def dot_plan(geometry: ConvGeometry, itemsize: int) -> Plan:
         geometry.in_channels // geometry.groups,
         geometry.out_channels // geometry.groups,
     )
-    numbers, rows, columns = _common(geometry, sweeps, source, result, itemsize, 1)
+    numbers, rows, columns = _common(geometry, sweeps, source, result, itemsize, True)
     width = MACHINE.vector_bytes // itemsize
     planes = numbers["kernel"] if numbers["tiled"] else 1
     streams = source * numbers["kernel"] // planes

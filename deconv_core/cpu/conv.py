@@ -93,7 +93,7 @@ def _spread_pass(
         if plan[0].tiled:
             pack_tile_weights(w, weights, plan[0], tap_kernel, group, first, lanes, at)
         else:
-            pack_weights(w, weights, plan[0], taps, tap_kernel, phase_at, group, first, lanes, at)
+            pack_weights(w, weights, plan[0], tap_kernel, phase_at, group, first, lanes, at)
     workers = scratch.shape[0]
     tasks = plan[0].blocks * plan[0].splits
     for worker in prange(workers):
@@ -123,8 +123,7 @@ def _dot_task(task, x, dy, partial, p, read_h, read_w, taps, units, scratch):
     begin = split * units.shape[0] // p.splits
     end = (split + 1) * units.shape[0] // p.splits
     sums[units[begin, 3] : units[end - 1, 3] + units[end - 1, 5]] = 0
-    if p.tiled:
-        packed[:] = 0  # what lies between the planes, and images beyond the last
+    packed[:] = 0  # so that what packing leaves as it is cannot be a NaN
     for block in range(chunk * p.blocks // p.chunks, (chunk + 1) * p.blocks // p.chunks):
         image, row, column = _block_at(block, p)
         packed_group = -1
@@ -178,11 +177,12 @@ def _write_unit(dw, sums, p, units, u):
                 )  # fmt: skip
         return
     streams = p.source_channels * p.kernel
-    for stream in range(0, streams, step):
-        for lane in range(lanes):
+    for lane in range(lanes):
+        to, place = (base + lane) * streams, at + lane * step
+        for stream in range(0, streams, step):
             for j in range(min(step, streams - stream)):
-                dw[(base + lane) * streams + stream + j] = sums[at + lane * step + j]
-        at += p.tile_size
+                dw[to + stream + j] = sums[place + j]
+            place += p.tile_size
 
 
 @kernel

@@ -9,34 +9,29 @@ the elements that belong to the block.
 from __future__ import annotations
 
 from .jit import kernel
-from .rows import copy, merge, split
+from .rows import copy, halve, merge, split, window
+
+
+_CHANNELS = 64  # packed in one go, so that what several lanes write stays in the nearest cache
 
 
 @kernel
-def pack_weights(w, packed, p, taps, tap_kernel, phase_at, group, first, lanes, at):
+def pack_weights(w, packed, p, tap_kernel, phase_at, group, first, lanes, at):
     """Pack one unit's weights as (write phase, channel, tap, lane)."""
-    channels, kernel_size = p.source_channels, p.kernel
-    base = group * p.result_channels * channels * kernel_size
-    base += first * p.w_lane
+    channels = p.source_channels
+    base = group * p.result_channels * channels * p.kernel + first * p.w_lane
     for phase in range(phase_at.size - 1):
-        for channel in range(channels):
-            for tap in range(phase_at[phase], phase_at[phase + 1]):
-                source = base + channel * p.w_channel + tap_kernel[tap]
-                for lane in range(lanes):
-                    packed[at + lane] = w[source + lane * p.w_lane]
-                at += lanes
-
-
-@kernel
-def _gather(y, y_at, x, x_at, count, stride):
-    """``y[y_at + i] = x[x_at + stride * i]`` for i < count."""
-    if stride == 1:
-        copy(y, y_at, x, x_at, count, x.dtype.type(0))
-    elif stride == 2:
-        split(y, y_at, x, x_at, count)
-    else:
-        for i in range(count):
-            y[y_at + i] = x[x_at + stride * i]
+        begin, taps = phase_at[phase], phase_at[phase + 1] - phase_at[phase]
+        for start in range(0, channels, _CHANNELS):
+            end = min(channels, start + _CHANNELS)
+            for lane in range(lanes):
+                to = at + start * taps * lanes + lane
+                for channel in range(start, end):
+                    source = base + lane * p.w_lane + channel * p.w_channel
+                    for tap in range(begin, begin + taps):
+                        packed[to] = w[source + tap_kernel[tap]]
+                        to += lanes
+        at += channels * taps * lanes
 
 
 @kernel
@@ -48,34 +43,53 @@ def _bounds(base, stride, length, limit):
 
 
 @kernel
+def _gather(y, y_at, x, x_at, first, count, limit, stride):
+    """``y[y_at + i] = row[first + stride * i]`` for i < count, as rows.py's `window`."""
+    begin, end = _bounds(first, stride, count, limit)
+    y[y_at : y_at + begin] = 0
+    y[y_at + end : y_at + count] = 0
+    if begin < end and stride == 2:
+        split(y, y_at + begin, x, x_at + first + 2 * begin, end - begin)
+        return
+    for i in range(begin, end):
+        y[y_at + i] = x[x_at + first + stride * i]
+
+
+@kernel
 def pack_source(x, packed, p, read_h, read_w, image, row, column, group):
     """Pack all channels of `group` that the block at (`image`, `row`, `column`) reads.
 
-    `packed` becomes (channel, phase, image and row, column); whatever lies outside the source, the
-    gaps between planes and the room that whole vectors overrun into are zero.
+    `packed` becomes (channel, phase, image and row, column), with zeros for whatever lies outside
+    the source. Rows are written in the order of their addresses, so each may run over into the
+    next. Room for images beyond the last, and behind the planes, is left as it is.
     """
-    packed[: p.packed_size] = 0
     size = p.source_h * p.source_w
     rows = p.block_rows + p.reach_h
     width = p.block_columns + p.reach_w
+    left = p.read_stride_w * column + p.read_base_w
+    both = p.read_stride_w == 2 and read_w.size == 2
     for channel in range(p.source_channels):
-        plane = channel * p.plane - p.phase_plane
-        for phase_h in read_h:
-            base_h = p.read_stride_h * row + phase_h + p.read_base_h
-            top, bottom = _bounds(base_h, p.read_stride_h, rows, p.source_h)
-            for phase_w in read_w:
-                plane += p.phase_plane
-                base_w = p.read_stride_w * column + phase_w + p.read_base_w
-                left, right = _bounds(base_w, p.read_stride_w, width, p.source_w)
-                if left == right:
-                    continue
+        for a in range(read_h.size):
+            top = p.read_stride_h * row + read_h[a] + p.read_base_h
+            plane = channel * p.plane + a * read_w.size * p.phase_plane
+            for b in range(1 if both else read_w.size):
                 for i in range(min(p.images, p.batch - image)):
                     of = ((image + i) * p.groups + group) * p.source_channels + channel
-                    for q in range(top, bottom):
-                        at = plane + (i * p.image_rows + q) * p.pitch + left
-                        start = base_h + q * p.read_stride_h
-                        start = of * size + start * p.source_w + base_w + left * p.read_stride_w
-                        _gather(packed, at, x, start, right - left, p.read_stride_w)
+                    for q in range(rows):
+                        h = top + q * p.read_stride_h
+                        start, limit = of * size, 0
+                        if 0 <= h < p.source_h:
+                            start, limit = start + h * p.source_w, p.source_w
+                        at = plane + b * p.phase_plane + (i * p.image_rows + q) * p.pitch
+                        if p.read_stride_w == 1:
+                            window(packed, at, x, start, left, width, limit)
+                        elif both:
+                            halve(packed, at, p.phase_plane, x, start, left, width, limit)
+                        else:
+                            _gather(
+                                packed, at, x, start, left + read_w[b], width, limit,
+                                p.read_stride_w,
+                            )  # fmt: skip
 
 
 @kernel

@@ -86,6 +86,33 @@ def split(typing: Any, y: Any, y_at: Any, x: Any, x_at: Any, count: Any) -> Any:
 
 
 @intrinsic
+def window(
+    typing: Any, y: Any, y_at: Any, x: Any, x_at: Any, first: Any, count: Any, limit: Any
+) -> Any:
+    """``y[y_at + i] = row[first + i]`` for i < count.
+
+    Row is ``x[x_at : x_at + limit]`` with zeros before and after it. Whole vectors of `y` are
+    written.
+    """
+    signature = types.void(y, y_at, x, x_at, first, count, limit)
+
+    def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
+        y_, y_at_, x_, x_at_, first_, count_, limit_ = values
+        emit = Emitter(context, builder, x.dtype)
+        source, target = emit.pointer(x, x_, x_at_), emit.pointer(y, y_, y_at_)
+
+        def body(at: Any, masked: bool) -> None:
+            start = builder.add(first_, at)
+            row = emit.load_inside(emit.step(source, start), start, limit_)
+            emit.store(row, emit.step(target, at))
+
+        vectors(emit, count_, body)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
 def halve(
     typing: Any, y: Any, y_at: Any, odd: Any, x: Any, x_at: Any, first: Any, count: Any, limit: Any
 ) -> Any:
@@ -165,6 +192,17 @@ def _split(y: np.ndarray, y_at: int, x: np.ndarray, x_at: int, count: int) -> No
     y[y_at : y_at + count] = x[x_at : x_at + 2 * count - 1 : 2]
 
 
+def _window(
+    y: np.ndarray, y_at: int, x: np.ndarray, x_at: int, first: int, count: int, limit: int
+) -> None:
+    """Compute `window` in plain Python."""
+    row = np.zeros(count, x.dtype)
+    begin, end = max(0, first), min(limit, first + count)
+    if begin < end:
+        row[begin - first : end - first] = x[x_at + begin : x_at + end]
+    y[y_at : y_at + count] = row
+
+
 def _halve(
     y: np.ndarray, y_at: int, odd: int,
     x: np.ndarray, x_at: int, first: int, count: int, limit: int,
@@ -187,4 +225,4 @@ def _merge(
 
 
 if config.DISABLE_JIT:
-    copy, split, halve, merge = _copy, _split, _halve, _merge
+    copy, split, window, halve, merge = _copy, _split, _window, _halve, _merge
