@@ -22,9 +22,9 @@ CONV = [
     ((1, 5, 6, 19), (10, 1, 5, 5), {"groups": 5, "padding": "same"}),
     ((3, 2, 11, 10), (3, 2, 3, 4), {"stride": 4, "dilation": (3, 2), "padding": 2}),
     ((1, 3, 1, 40), (31, 3, 1, 9), {"stride": 2, "padding": (0, 12)}),
-    ((3, 17, 9, 21), (33, 17, 3, 3), {"padding": 1}),  # by Winograd's tiles, and the next two
-    ((2, 32, 8, 34), (38, 16, 3, 3), {"padding": (0, 2), "groups": 2}),
-    ((19, 16, 7, 6), (16, 16, 3, 3), {"padding": 1}),
+    ((6, 17, 9, 21), (33, 17, 3, 3), {"padding": 1}),  # by Winograd's tiles, and the next two
+    ((4, 32, 8, 34), (38, 16, 3, 3), {"padding": (0, 2), "groups": 2}),
+    ((25, 16, 7, 6), (16, 16, 3, 3), {"padding": 1}),
 ]
 # (batch, in, H, W), (in, out / groups, kh, kw), options
 TRANSPOSED = [
@@ -34,7 +34,7 @@ TRANSPOSED = [
     ((1, 8, 3, 2), (8, 17, 4, 4), {"stride": 2, "padding": 1}),
     ((2, 4, 3, 5), (4, 3, 2, 3), {"stride": (4, 1), "output_padding": (3, 0), "groups": 2}),
     ((1, 7, 6, 3), (7, 1, 3, 3), {"dilation": (2, 3), "stride": 3, "padding": 2, "groups": 7}),
-    ((2, 18, 12, 11), (18, 20, 3, 3), {"padding": 1}),
+    ((8, 18, 12, 11), (18, 20, 3, 3), {"padding": 1}),
 ]
 SMALL = [(1, 1, 1, 1), (2, 3, 5, 7), (1, 17, 4, 33)]
 

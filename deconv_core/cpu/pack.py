@@ -11,7 +11,6 @@ from __future__ import annotations
 from .jit import kernel
 from .rows import copy, halve, merge, split, window
 
-
 _CHANNELS = 64  # packed in one go, so that what several lanes write stays in the nearest cache
 
 
