@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .geometry import Axis, ceil_div
 
@@ -85,6 +85,19 @@ def adjoint_sweep(axis: Axis) -> Sweep:
         write_stride=axis.step,
         write_base=first * axis.step - axis.pad_lo,
         taps=taps,
+    )
+
+
+def plain_sweeps(rows: Sweep, columns: Sweep) -> tuple[Sweep, Sweep] | None:
+    """Return a pass of a single tap over whole pictures as one over a single long row, or None."""
+    for axis in (rows, columns):
+        sizes = (len(axis.taps), axis.source, axis.result, axis.read_base, axis.write_base)
+        if sizes != (1, axis.count, axis.count, 0, 0) or axis.read_stride != axis.write_stride:
+            return None
+    pixels = rows.count * columns.count
+    return (
+        replace(rows, source=1, result=1, count=1),
+        replace(columns, source=pixels, result=pixels, count=pixels),
     )
 
 

@@ -22,6 +22,8 @@ CONV = [
     ((1, 5, 6, 19), (10, 1, 5, 5), {"groups": 5, "padding": "same"}),
     ((3, 2, 11, 10), (3, 2, 3, 4), {"stride": 4, "dilation": (3, 2), "padding": 2}),
     ((1, 3, 1, 40), (31, 3, 1, 9), {"stride": 2, "padding": (0, 12)}),
+    ((3, 7, 12, 12), (31, 7, 1, 1), {}),  # straight from the arrays
+    ((2, 10, 9, 23), (14, 5, 1, 1), {"groups": 2}),
     ((6, 17, 9, 21), (33, 17, 3, 3), {"padding": 1}),  # by Winograd's tiles, and the next two
     ((4, 32, 8, 34), (38, 16, 3, 3), {"padding": (0, 2), "groups": 2}),
     ((25, 16, 7, 6), (16, 16, 3, 3), {"padding": 1}),

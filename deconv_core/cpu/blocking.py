@@ -17,7 +17,7 @@ import numpy as np
 from numba import config
 
 from ..geometry import ConvGeometry, ceil_div
-from ..sweep import Sweep, adjoint_sweep, forward_sweep, winograd_sweep
+from ..sweep import Sweep, adjoint_sweep, forward_sweep, plain_sweeps, winograd_sweep
 from .config import (
     BLOCK_POSITIONS,
     LANES_BYTES,
@@ -45,7 +45,7 @@ _FIELDS = (
     "pitch image_rows packed_rows phase_plane plane positions "  # packed source, in elements
     "panel_pitch packed_size panel_size phase_rows "
     "kernel w_lane w_channel streams tile_size lanes_size unit_run "  # weights and their sums
-    "near_run panel_plane tiled planes line_pitch lines_size"  # Winograd's tiles, their rows
+    "near_run panel_plane plain tiled planes line_pitch lines_size"  # Winograd's tiles, their rows
 ).split()
 PLAN = np.dtype([(name, np.int64) for name in _FIELDS])
 
@@ -106,7 +106,7 @@ def _block(rows: Sweep, columns: Sweep, batch: int, most: int, tasks: int) -> di
     if pitch * (least_rows + rows.reach) > most:
         fit = max(128, most // (least_rows + rows.reach) - columns.reach)
         column_blocks = ceil_div(columns.count, fit)
-    block_columns = ceil_div(columns.count, column_blocks)
+    block_columns = min(columns.count, 16 * ceil_div(columns.count, 16 * column_blocks))
     column_blocks = ceil_div(columns.count, block_columns)
     if column_blocks > 1:
         pitch = block_columns + columns.reach
@@ -177,6 +177,28 @@ def _tiled(
     )
 
 
+def _join_short_block(layout: dict[str, int], count: int, least: int) -> None:
+    """Cut a long row into fewer blocks until the last has room for the widest tile."""
+    while count - (layout["column_blocks"] - 1) * layout["block_columns"] < least:
+        if layout["column_blocks"] == 1:
+            break
+        layout["blocks"] -= layout["blocks"] // layout["column_blocks"]
+        layout["column_blocks"] -= 1
+        layout["block_columns"] = 16 * ceil_div(count, 16 * layout["column_blocks"])
+
+
+def _plain(
+    rows: Sweep, columns: Sweep, result: int, itemsize: int, dot: bool
+) -> tuple[Sweep, Sweep] | None:
+    """Return the sweeps of a pass that needs no packing: 1x1, no strides, big enough pictures."""
+    width = MACHINE.vector_bytes // itemsize
+    flat = plain_sweeps(rows, columns)
+    if flat is None or (dot and flat[1].count % width):
+        return None
+    widest = width * max(vectors for _, _, vectors in tiles(result, MACHINE.spread))
+    return flat if dot or flat[1].count >= widest else None
+
+
 def _common(
     geometry: ConvGeometry,
     sweeps: tuple[Sweep, Sweep],
@@ -192,7 +214,8 @@ def _common(
     room = (PACK_BYTES if dot else TILES_BYTES) // (16 * source * itemsize)
     least = TILED_SUM if dot else 0
     tiled = _tiled(geometry.batch, *sweeps, source, result, room, least)
-    rows, columns = (winograd_sweep(axis) for axis in sweeps) if tiled else sweeps
+    plain = _plain(*sweeps, result, itemsize, dot)
+    rows, columns = plain or ((winograd_sweep(axis) for axis in sweeps) if tiled else sweeps)
     phases = len(rows.read_phases) * len(columns.read_phases)
     phase_rows = max(1, min(rows.write_stride, PANEL_PHASES // columns.write_stride))
     panel = MACHINE.spread[0][0] * phase_rows * columns.write_stride  # per position
@@ -206,6 +229,9 @@ def _common(
         plane = _line_stride(layout["phase_plane"], itemsize)
         layout["phase_plane"] = _line_stride(source * plane, itemsize)
         size = layout["phase_plane"] * phases
+    elif plain:  # not packed
+        plane, size = columns.count, 0
+        _join_short_block(layout, columns.count, widest)
     else:  # (channel, phase, position)
         if rows.read_stride > 1 or columns.read_stride > 1:
             layout["phase_plane"] += MACHINE.vector_bytes // itemsize  # whole vectors are written
@@ -217,6 +243,7 @@ def _common(
         "batch": geometry.batch, "rows": rows.count, "columns": columns.count,
         "reach_h": rows.reach, "reach_w": columns.reach, "phase_rows": phase_rows,
         "plane": plane, "kernel": len(rows.taps) * len(columns.taps), "tiled": int(tiled),
+        "plain": int(plain is not None),
         "packed_size": _line_stride(size + widest + columns.reach, itemsize),
     }  # fmt: skip
     for name, axis in (("h", rows), ("w", columns)):
@@ -284,7 +311,7 @@ def spread_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Plan:
     numbers["panel_pitch"] = _line_stride(numbers["positions"] + widest, itemsize)
     most = min(MACHINE.spread[0][0], result)
     phases = numbers["phase_rows"] * columns.write_stride
-    numbers["panel_size"] = numbers["panel_pitch"] * most * phases
+    numbers["panel_size"] = 0 if numbers["plain"] else numbers["panel_pitch"] * most * phases
     return _finish(numbers, sweeps, rows, columns, units, at)
 
 
@@ -316,7 +343,7 @@ def dot_plan(geometry: ConvGeometry, itemsize: int) -> Plan:
     run = TILE_LANES_BYTES // (numbers["lanes_size"] * planes * itemsize) if planes > 1 else near
     numbers["near_run"], numbers["unit_run"] = max(1, min(near, most)), max(1, min(run, most))
     numbers["panel_plane"] = _line_stride(numbers["lanes_size"] * numbers["unit_run"], itemsize)
-    numbers["panel_size"] = numbers["panel_plane"] * planes
+    numbers["panel_size"] = 0 if numbers["plain"] else numbers["panel_plane"] * planes
     most = max(1, min(MAX_CHUNKS, PARTIAL_BYTES // (at * itemsize)))
     numbers["chunks"] = min(most, numbers["blocks"])
     return _finish(numbers, sweeps, rows, columns, units, at)

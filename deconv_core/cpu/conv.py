@@ -39,6 +39,25 @@ def _block_at(block, p):
 
 
 @kernel
+def _spread_plain(x, weights, bias, y, p, taps, image, column, group, first, lanes, at, step):
+    """Run one unit over a block of a 1x1 convolution, from `x` straight into `y`.
+
+    The last tile overlaps the one before it, so that whole vectors stay inside the block.
+    """
+    end = min(p.columns, column + p.block_columns)
+    channel = group * p.result_channels + first
+    for i in range(min(p.images, p.batch - image)):
+        source = ((image + i) * p.groups + group) * p.source_channels * p.columns
+        target = ((image + i) * p.groups * p.result_channels + channel) * p.columns
+        for start in range(column, end, step):
+            q = min(start, end - step)
+            spread(
+                lanes, weights, at, x, source + q, p.columns, p.source_channels, taps, 0, 1,
+                bias, channel, y, target + q, p.columns,
+            )  # fmt: skip
+
+
+@kernel
 def _spread_task(task, x, weights, bias, y, p, read_h, read_w, taps, phase_at, units, scratch):
     """Run one block's range of units."""
     block, split = divmod(task, p.splits)
@@ -47,10 +66,16 @@ def _spread_task(task, x, weights, bias, y, p, read_h, read_w, taps, phase_at, u
     lines = panel[p.panel_size :]
     width = _VECTOR_BYTES // x.itemsize
     count = units.shape[0]
+    none = np.zeros(units[0, 2], x.dtype)
     packed_group = -1
     for u in range(split * count // p.splits, (split + 1) * count // p.splits):
         group, first, lanes, at = units[u, 0], units[u, 1], units[u, 2], units[u, 3]
         step = units[u, 4] * width
+        if p.plain:
+            _spread_plain(
+                x, weights, bias, y, p, taps, image, column, group, first, lanes, at, step
+            )
+            continue
         phase_pitch = lanes * p.panel_pitch
         if group != packed_group:
             if p.tiled:
@@ -66,7 +91,7 @@ def _spread_task(task, x, weights, bias, y, p, read_h, read_w, taps, phase_at, u
                     spread(
                         lanes, weights, at + lanes * p.source_channels * phase_at[phase],
                         packed, q, p.plane, p.source_channels,
-                        taps, phase_at[phase], phase_at[phase + 1],
+                        taps, phase_at[phase], phase_at[phase + 1], none, 0,
                         panel, (phase - begin) * phase_pitch + q, p.panel_pitch,
                     )  # fmt: skip
             if p.tiled:
@@ -105,6 +130,25 @@ def _spread_pass(
 
 
 @kernel
+def _dot_plain(x, dy, sums, p, units, begin, end, chunk, offsets):
+    """Add up one chunk of blocks of a 1x1 convolution, for some units, straight from the arrays."""
+    for block in range(chunk * p.blocks // p.chunks, (chunk + 1) * p.blocks // p.chunks):
+        image, _, column = _block_at(block, p)
+        length = min(p.columns, column + p.block_columns) - column
+        for i in range(min(p.images, p.batch - image)):
+            for u in range(begin, end):
+                group, first, lanes, step = units[u, 0], units[u, 1], units[u, 2], units[u, 4]
+                of = (image + i) * p.groups + group
+                source = x[of * p.source_channels * p.columns + column :]
+                at = (of * p.result_channels + first) * p.columns + column
+                for tile in range((p.source_channels + step - 1) // step):
+                    dot(
+                        lanes, dy, at, p.columns, source, offsets, tile * step, length,
+                        sums, units[u, 3] + tile * p.tile_size,
+                    )  # fmt: skip
+
+
+@kernel
 def _dot_task(task, x, dy, partial, p, read_h, read_w, taps, units, scratch):
     """Add up one chunk of blocks, for a range of units, in `partial`."""
     chunk, split = divmod(task, p.splits)
@@ -123,6 +167,9 @@ def _dot_task(task, x, dy, partial, p, read_h, read_w, taps, units, scratch):
     begin = split * units.shape[0] // p.splits
     end = (split + 1) * units.shape[0] // p.splits
     sums[units[begin, 3] : units[end - 1, 3] + units[end - 1, 5]] = 0
+    if p.plain:
+        _dot_plain(x, dy, sums, p, units, begin, end, chunk, offsets[0])
+        return
     packed[:] = 0  # so that what packing leaves as it is cannot be a NaN
     for block in range(chunk * p.blocks // p.chunks, (chunk + 1) * p.blocks // p.chunks):
         image, row, column = _block_at(block, p)
@@ -218,8 +265,9 @@ def _run_spread(
 ) -> np.ndarray:
     """Launch a forward pass or an input gradient into `y`."""
     if y.size:
+        channels = y.shape[1]
         _spread_pass(
-            flat(x), flat(w), np.empty(0, x.dtype) if bias is None else flat(bias),
+            flat(x), flat(w), flat(np.zeros(channels, x.dtype) if bias is None else bias),
             y.reshape(-1), plan.numbers, plan.read_h, plan.read_w, plan.taps, plan.tap_kernel,
             plan.phase_at, plan.units,
             empty(plan.weight_size, x.dtype), _workspace(plan, x.dtype),

@@ -99,13 +99,14 @@ def _combine_strip(m, weights, y, channels, columns, units, first, last, panel, 
     """Combine the columns [first, last) of all rows of `m` for every unit of lanes."""
     width = _VECTOR_BYTES // m.itemsize
     packed, result = panel[0], panel[1]
+    none = np.zeros(units[0, 1], m.dtype)
     for u in range(units.shape[0]):
         lane, lanes, step = units[u, 0], units[u, 1], units[u, 2] * width
         whole = (last - first) // step * step
         for at in range(first, first + whole, step):
             spread(
                 lanes, weights, lane * channels, m, at, columns, channels,
-                taps, 0, 1, y, lane * columns + at, columns,
+                taps, 0, 1, none, 0, y, lane * columns + at, columns,
             )  # fmt: skip
         rest, start = last - first - whole, first + whole
         if rest:
@@ -116,7 +117,7 @@ def _combine_strip(m, weights, y, channels, columns, units, first, last, panel, 
                     packed[c * step + i] = 0
             spread(
                 lanes, weights, lane * channels, packed, 0, step, channels,
-                taps, 0, 1, result, 0, step,
+                taps, 0, 1, none, 0, result, 0, step,
             )  # fmt: skip
             for l in range(lanes):
                 for i in range(rest):

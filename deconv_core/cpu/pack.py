@@ -129,15 +129,15 @@ def _scatter(y, y_at, count, panel, at, phase_pitch, stride, skip, bias):
 def unpack(panel, phase_pitch, y, p, image, row, column, channel, lanes, phase_h, bias):
     """Write the panel (column phase, lane, position) of one row phase into the result.
 
-    `channel` is the first lane's channel among all of the result's; `bias` is empty or has one
-    element per channel.
+    `channel` is the first lane's channel among all of the result's, which `bias` has one element
+    for each of.
     """
     channels = p.groups * p.result_channels
     left = p.write_stride_w * column + p.write_base_w
     skip, end = max(0, -left), min(p.result_w, left + p.write_stride_w * p.block_columns)
     left += skip
     for lane in range(lanes):
-        offset = bias[channel + lane] if bias.size else panel.dtype.type(0)
+        offset = bias[channel + lane]
         for i in range(min(p.images, p.batch - image)):
             of = ((image + i) * channels + channel + lane) * p.result_h
             for q in range(min(p.block_rows, p.rows - row)):

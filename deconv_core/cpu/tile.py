@@ -29,17 +29,19 @@ from .jit import kernel
 @intrinsic(prefer_literal=True)
 def _spread(
     typing: Any, lanes: Any, vectors: Any, w: Any, w_at: Any, x: Any, x_at: Any, plane: Any,
-    channels: Any, taps: Any, tap_at: Any, tap_end: Any, y: Any, y_at: Any, y_pitch: Any,
+    channels: Any, taps: Any, tap_at: Any, tap_end: Any, bias: Any, bias_at: Any,
+    y: Any, y_at: Any, y_pitch: Any,
 ) -> tuple[Any, Callable[..., Any]]:  # fmt: skip
     """Emit `spread` for literal `lanes` and `vectors`."""
     signature = types.void(
-        lanes, vectors, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, y, y_at, y_pitch
-    )
+        lanes, vectors, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, bias, bias_at,
+        y, y_at, y_pitch,
+    )  # fmt: skip
     rows, columns = lanes.literal_value, vectors.literal_value
 
     def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
         (_, _, w_, w_at_, x_, x_at_, plane_, channels_, taps_, tap_at_, tap_end_,
-         y_, y_at_, y_pitch_) = values  # fmt: skip
+         bias_, bias_at_, y_, y_at_, y_pitch_) = values  # fmt: skip
         emit = Emitter(context, builder, x.dtype)
         weight = cgutils.alloca_once_value(builder, emit.pointer(w, w_, w_at_))
         source = cgutils.alloca_once_value(builder, emit.pointer(x, x_, x_at_))
@@ -72,11 +74,13 @@ def _spread(
                     builder.store(emit.step(scalars, rows), weight)
                 builder.store(emit.step(channel, plane_), source)
             begins = builder.icmp_signed("==", first, zero)
+            starts = emit.pointer(bias, bias_, bias_at_)
             for i in range(rows):
+                start = emit.broadcast(builder.load(emit.step(starts, i)))
                 row = emit.step(target, builder.mul(y_pitch_, ir.Constant(INDEX, i)))
                 for v in range(columns):
                     place = emit.step(row, v * emit.width)
-                    before = builder.select(begins, emit.zero, emit.load(place))
+                    before = builder.select(begins, start, emit.load(place))
                     emit.store(emit.add(before, builder.load(total[i][v])), place)
         return context.get_dummy_value()
 
@@ -121,12 +125,12 @@ def _dot(
 
 def _spread_python(
     lanes: int, vectors: int, w: np.ndarray, w_at: int, x: np.ndarray, x_at: int, plane: int,
-    channels: int, taps: np.ndarray, tap_at: int, tap_end: int,
+    channels: int, taps: np.ndarray, tap_at: int, tap_end: int, bias: np.ndarray, bias_at: int,
     y: np.ndarray, y_at: int, y_pitch: int,
 ) -> None:  # fmt: skip
     """Compute `spread` in plain Python."""
     positions = vectors * (MACHINE.vector_bytes // x.itemsize)
-    total = np.zeros((lanes, positions), x.dtype)
+    total = np.repeat(bias[bias_at : bias_at + lanes, None], positions, axis=1)
     chunk = max(1, SUM_TERMS // max(1, tap_end - tap_at))
     for first in range(0, channels, chunk):
         part = np.zeros_like(total)
@@ -164,8 +168,10 @@ _DOT = MACHINE.dot + (MACHINE.dot[-1],) * (4 - len(MACHINE.dot))
 
 
 @kernel
-def spread(lanes, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, y, y_at, y_pitch):
-    """``y[i, p] = sum(w[c, t, i] * x[c * plane + taps[t] + p])`` over channels c and taps t.
+def spread(
+    lanes, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, bias, bias_at, y, y_at, y_pitch
+):
+    """``y[i, p] = bias[i] + sum(w[c, t, i] * x[c * plane + taps[t] + p])`` over channels, taps t.
 
     Assumptions: `lanes` is in `MACHINE.spread`; ``p`` runs over the whole vectors that it stands
     with; `w` is packed (channels, taps, lanes); every array is one-dimensional and holds all that
@@ -173,28 +179,34 @@ def spread(lanes, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, y, y
     """
     if lanes == _S0:
         _spread(
-            _S0, _V0, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, y, y_at, y_pitch
-        )
+            _S0, _V0, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, bias, bias_at,
+            y, y_at, y_pitch,
+        )  # fmt: skip
     elif lanes == _S1:
         _spread(
-            _S1, _V1, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, y, y_at, y_pitch
-        )
+            _S1, _V1, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, bias, bias_at,
+            y, y_at, y_pitch,
+        )  # fmt: skip
     elif lanes == _S2:
         _spread(
-            _S2, _V2, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, y, y_at, y_pitch
-        )
+            _S2, _V2, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, bias, bias_at,
+            y, y_at, y_pitch,
+        )  # fmt: skip
     elif lanes == _S3:
         _spread(
-            _S3, _V3, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, y, y_at, y_pitch
-        )
+            _S3, _V3, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, bias, bias_at,
+            y, y_at, y_pitch,
+        )  # fmt: skip
     elif lanes == _S4:
         _spread(
-            _S4, _V4, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, y, y_at, y_pitch
-        )
+            _S4, _V4, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, bias, bias_at,
+            y, y_at, y_pitch,
+        )  # fmt: skip
     else:
         _spread(
-            _S5, _V5, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, y, y_at, y_pitch
-        )
+            _S5, _V5, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, bias, bias_at,
+            y, y_at, y_pitch,
+        )  # fmt: skip
 
 
 @kernel

@@ -193,7 +193,7 @@ def unpack_tiles(panel, plane, y, p, image, row, column, channel, lanes, bias, l
     tiles = min(p.block_columns, p.columns - column)
     width = min(2 * tiles, p.result_w - 2 * column)
     for lane in range(lanes):
-        offset = bias[channel + lane] if bias.size else panel.dtype.type(0)
+        offset = bias[channel + lane]
         for i in range(min(p.images, p.batch - image)):
             of = ((image + i) * channels + channel + lane) * p.result_h
             for q in range(min(p.block_rows, p.rows - row)):
