@@ -30,10 +30,11 @@ class Contest:
     ----------
     sides : the rivals; ours is always there and first
     threads : how many threads each side may use
+    ours : the way to run ours
     """
 
-    def __init__(self, sides: Sequence[Side], threads: int) -> None:
-        self.sides = (OURS, *sides)
+    def __init__(self, sides: Sequence[Side], threads: int, ours: Side = OURS) -> None:
+        self.sides = (ours, *sides)
         self._folder = tempfile.TemporaryDirectory()
         self._workers: dict[str, Worker] = {}
         for side in self.sides:

@@ -22,13 +22,13 @@ def _net(weights: dict[str, np.ndarray]) -> dc.Sequential:
     return net
 
 
-def step(case: dict[str, np.ndarray], threads: int) -> Callable[[], float]:
+def step(case: dict[str, np.ndarray], threads: int, collapse: bool = True) -> Callable[[], float]:
     """Return a training step of DDNet, Adam included, from the weights of the case."""
     numba.set_num_threads(threads)
     x, target = case.pop("x"), case.pop("target")
     net = _net(case)
     criterion, optimizer = dc.CrossEntropyLoss(), dc.Adam(net.parameters(), lr=LR)
-    return lambda: dc.train_step(net, criterion, optimizer, x, target)
+    return lambda: dc.train_step(net, criterion, optimizer, x, target, collapse=collapse)
 
 
 def inference(case: dict[str, np.ndarray], threads: int) -> Callable[[], np.ndarray]:

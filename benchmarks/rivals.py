@@ -51,6 +51,7 @@ class Side:
 
 
 OURS = Side("deconv_core", ("deconv_core",), "ours")
+OURS_BY_LAYER = Side("deconv_core, layer by layer", ("deconv_core",), "ours", {"collapse": False})
 
 
 def _torch(tuning: str) -> Side:

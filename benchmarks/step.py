@@ -5,6 +5,9 @@
 Each rival runs in a process of its own beside one of ours, a step each in turn, so that both see
 the same state of the machine; the ratio is taken turn by turn. Before anything is timed, three
 steps from the same weights on the same images must give the same losses.
+
+Ours runs DDNet's tail of deconvolutions as a matrix (docs/kernels.md, section 7), which PyTorch
+does not; with --layer-by-layer it runs every layer on every image, as PyTorch does.
 """
 
 from __future__ import annotations
@@ -55,8 +58,9 @@ def main(arguments: list[str] | None = None) -> None:
         "a share of the peak above 100 % comes from doing fewer."
     )
     report.header(WIDTH)
+    ours = rivals.OURS_BY_LAYER if options.layer_by_layer else rivals.OURS
     for name in names:
-        with Contest([sides[name]], options.threads) as contest:
+        with Contest([sides[name]], options.threads, ours) as contest:
             contest.prepare("step", case)
             validate(contest, sides[name])
             times = contest.time(options.repeats)
@@ -71,6 +75,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     made = parser(__doc__, repeats=9)
     made.add_argument("--batch-size", type=positive, default=128)
     made.add_argument("--image-size", type=positive, default=32)
+    made.add_argument("--layer-by-layer", action="store_true", help="no affine tail as a matrix")
     return made.parse_args(arguments)
 
 

@@ -1,4 +1,4 @@
-"""The documentation runs: examples in docstrings, Python blocks of the README."""
+"""The documentation runs: examples in docstrings, Python blocks of the pages."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ MODULES = sorted(
 )
 
 
-def readme_blocks() -> list[str]:
-    """Return the README's Python blocks."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    return re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+def python_blocks(page: str) -> list[str]:
+    """Return a page's Python blocks."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize("name", ["deconv_core", *MODULES])
@@ -37,13 +37,16 @@ def test_docstring_examples(name: str, tmp_path: Path, monkeypatch: pytest.Monke
     assert doctest.testmod(module, optionflags=options).failed == 0
 
 
-def test_readme_python_blocks_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/kernels.md"])
+def test_python_blocks_run_in_order(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {"__name__": "readme"}
-    blocks = readme_blocks()
+    names: dict[str, object] = {"__name__": "page"}
+    blocks = python_blocks(page)
     assert blocks
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
+        exec(compile(block, page, "exec"), names)
 
 
 def test_every_public_function_has_an_example() -> None:
