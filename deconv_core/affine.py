@@ -98,7 +98,7 @@ class Tail:
 
     def _slices(self) -> list[slice]:
         """Cut the rows so that what the layers make of a slice of them stays small."""
-        size = fitting(self.shapes, 4)
+        size = fitting(2 * self.shapes, 4)
         return [slice(start, start + size) for start in range(0, self.rows, size)]
 
 

@@ -14,7 +14,7 @@ from deconv_core.arguments import integer
 from deconv_core.parameters import Backward, Layer, Parameter, Weighted
 
 # Inside `gathering`, inputs are kept up to this many bytes, or up to the weight's own size.
-GATHER_BYTES = 32 << 20
+GATHER_BYTES = 8 << 20
 
 
 class Linear(Weighted):

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from deconv_core.affine import affine_from, cheapest_tail
+from deconv_core.affine import Tail, affine_from, cheapest_tail
+from deconv_core.layers import Flatten
 from deconv_core.parameters import Backward, Layer
+from deconv_core.slices import fitting
 
 
 class Sequential(Layer):
@@ -68,16 +70,44 @@ class Sequential(Layer):
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Inference: return the output and keep nothing.
 
-        The affine layers at the end run as their matrix (affine.py) where that is cheaper.
+        Where the affine layers at the end run as a matrix (`collapsed`), slices of the batch go
+        through all layers, one after the other.
+        """
+        body, tail = self.collapsed(getattr(x, "shape", ()), training=False)
+        layers = list(body)
+        if tail is None:
+            return _run(layers, x)
+        size = fitting((shape[1:] for shape in _shapes(layers, x.shape)), x.itemsize)
+        return np.concatenate(
+            [_run(layers, x[start : start + size]) for start in range(0, len(x), size)]
+        )
+
+    def collapsed(
+        self, input_shape: tuple[int, ...], training: bool
+    ) -> tuple[Sequential, Tail | None]:
+        """Return a net that does the same, its affine tail as a matrix where that is cheaper.
+
+        Parameters
+        ----------
+        input_shape : of the batch
+        training : whether the batch will go backward too
+
+        Returns
+        -------
+        Sequential, Tail or None
+            This net itself and None, or a net of other layers and the tail that its last one, a
+            `Linear`, stands for: after training, ``tail.add_grads(net[-1])``.
         """
         layers = list(self)
         start = affine_from(layers)
+        if type(self) is not Sequential or not input_shape or start == len(layers):
+            return self, None
         for layer in layers[:start]:
-            x = layer(x)
-        kept, tail = cheapest_tail(layers[start:], x.shape, training=False)
-        for layer in kept:
-            x = layer(x)
-        return x if tail is None else tail.linear()(x.reshape(len(x), -1))
+            input_shape = layer.output_shape(input_shape)
+        kept, tail = cheapest_tail(layers[start:], input_shape, training)
+        if tail is None:
+            return self, None
+        return Sequential(*layers[:start], *kept, Flatten(), tail.linear()), tail
 
     def forward(self, x: np.ndarray) -> tuple[np.ndarray, Backward]:
         """Training: return the output and its backward pass."""
@@ -114,3 +144,17 @@ class Sequential(Layer):
     def __repr__(self) -> str:
         inner = "".join(f"\n  {name}: {layer!r}" for name, layer in self._layers.items())
         return f"Sequential({inner}\n)"
+
+
+def _run(layers: Sequence[Layer], x: np.ndarray) -> np.ndarray:
+    """Apply the layers one after another."""
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
+def _shapes(layers: Sequence[Layer], shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """Yield the shape of each layer's output."""
+    for layer in layers:
+        shape = layer.output_shape(shape)
+        yield shape

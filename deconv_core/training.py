@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from deconv_core.affine import affine_from, cheapest_tail
 from deconv_core.arguments import integer
-from deconv_core.layers import Flatten
 from deconv_core.linear import gathering
 from deconv_core.optim import Optimizer
 from deconv_core.parameters import Layer
@@ -100,8 +98,8 @@ def train_step(
     net.zero_grad()
     loss = 0.0
     try:
-        order = _cheapest_order(net, x.shape) if collapse else nullcontext(net)
-        with order as body, gathering(body), np.errstate(all="ignore"):
+        trained = _collapsed(net, x.shape) if collapse else nullcontext(net)
+        with trained as body, gathering(body), np.errstate(all="ignore"):
             size = slice_size(body, x, micro_batch)
             for start in range(0, len(x), size):
                 part = slice(start, start + size)
@@ -114,22 +112,12 @@ def train_step(
 
 
 @contextmanager
-def _cheapest_order(net: Layer, shape: tuple[int, ...]) -> Iterator[Layer]:
-    """Yield a net with the gradients of `net`, its affine tail as a matrix where that is cheaper.
-
-    At the end the tail's parameters get the gradients that the matrix has gathered.
-    """
-    layers = list(net) if type(net) is Sequential else []
-    start = affine_from(layers)
-    for layer in layers[:start]:
-        shape = layer.output_shape(shape)
-    kept, tail = cheapest_tail(layers[start:], shape, training=True)
-    if tail is None:
-        yield net
-        return
-    linear = tail.linear()
-    yield Sequential(*layers[:start], *kept, Flatten(), linear)
-    tail.add_grads(linear)
+def _collapsed(net: Layer, shape: tuple[int, ...]) -> Iterator[Layer]:
+    """Yield a net to train in place of `net`; at the end pass its gradients on."""
+    body, tail = net.collapsed(shape, training=True) if isinstance(net, Sequential) else (net, None)
+    yield body
+    if tail is not None:
+        tail.add_grads(body[-1])  # type: ignore[index]
 
 
 def _check_batch(x: Any, target: Any) -> None:
@@ -171,8 +159,10 @@ def predict(net: Layer, x: np.ndarray, micro_batch: int | str | None = "auto") -
     >>> predict(DDNet(image_size=8), np.zeros((3, 3, 8, 8), np.float32)).shape
     (3, 10)
     """
-    size = slice_size(net, x, micro_batch)
     with np.errstate(all="ignore"):
+        if isinstance(net, Sequential):
+            net, _ = net.collapsed(x.shape, training=False)
+        size = slice_size(net, x, micro_batch)
         parts = [net(x[start : start + size]) for start in range(0, max(len(x), 1), size)]
     if not all(np.isfinite(part).all() for part in parts):
         raise FloatingPointError("what the net makes of the images is not finite")
