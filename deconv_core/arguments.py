@@ -27,6 +27,8 @@ def integer(name: str, value: Any, least: int) -> int:
         ...
     ValueError: batch_size must be at least 1, got 0
     """
+    if type(value) is int and value >= least:
+        return value
     try:
         number = operator.index(value)
     except TypeError:

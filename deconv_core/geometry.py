@@ -13,7 +13,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from .arguments import integer
@@ -21,6 +21,8 @@ from .arguments import integer
 
 def pair(value: Any, name: str, minimum: int) -> tuple[int, int]:
     """Return `value` (an integer, or one or two in a list, tuple or array) as two >= `minimum`."""
+    if type(value) is int and value >= minimum:  # as nearly always: at once
+        return value, value
     several = isinstance(value, (tuple, list)) or getattr(value, "ndim", 0) == 1
     items = value if several else (value,)
     if len(items) not in (1, 2):
@@ -113,17 +115,17 @@ class ConvGeometry:
     rows: Axis
     cols: Axis
 
-    @property
+    @cached_property
     def input_shape(self) -> tuple[int, int, int, int]:
         """Shape of the convolution's input."""
         return self.batch, self.in_channels, self.rows.size, self.cols.size
 
-    @property
+    @cached_property
     def output_shape(self) -> tuple[int, int, int, int]:
         """Shape of the convolution's output."""
         return self.batch, self.out_channels, self.rows.out, self.cols.out
 
-    @property
+    @cached_property
     def weight_shape(self) -> tuple[int, int, int, int]:
         """Shape of the weight, (out, in / groups, kh, kw); the same array serves the adjoint."""
         return (
@@ -132,6 +134,14 @@ class ConvGeometry:
             self.rows.kernel,
             self.cols.kernel,
         )
+
+    @cached_property
+    def _hash(self) -> int:
+        """The fields' hash, found once: every call looks its plan up by geometry."""
+        return hash((*self.input_shape, self.out_channels, self.groups, self.rows, self.cols))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def macs(self) -> int:

@@ -97,6 +97,11 @@ def _give_back(lease: weakref.ref[Any]) -> None:
             _idle_bytes -= oldest * len(_idle.pop(oldest))
 
 
+def _dims(shape: int | Sequence[int]) -> tuple[int, ...]:
+    """Return a shape as a tuple."""
+    return tuple(shape) if isinstance(shape, Sequence) else (operator.index(shape),)
+
+
 def empty(shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
     """Return an uninitialised C-contiguous array from the pool.
 
@@ -121,7 +126,7 @@ def empty(shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
     (2, 3)
     """
     dtype = np.dtype(dtype)
-    dims = tuple(shape) if isinstance(shape, Sequence) else (operator.index(shape),)
+    dims = shape if type(shape) is tuple else _dims(shape)
     count = math.prod(dims)
     nbytes = count * dtype.itemsize
     if nbytes < SMALL:

@@ -9,6 +9,7 @@ import numpy as np
 
 from deconv_core import functional as F
 from deconv_core import geometry
+from deconv_core.cpu import blocking
 
 Call = tuple[str, Callable[..., Any], list[np.ndarray], list[Any], dict[str, Any]]
 
@@ -121,6 +122,13 @@ def every_step(dtype: Any) -> Iterator[tuple[str, Callable[..., Any], list[Any],
         yield "adam_step", F.adam_step, arrays, [3, 0.1, 0.9, 0.99, 1e-8, 0.1]
         arrays = [_normal(rng, size, dtype) for _ in range(3)]
         yield "sgd_step", F.sgd_step, arrays, [False, 0.1, 0.9, 0.5, 0.1, False]
+
+
+def share_from(macs: int) -> None:
+    """Let passes of fewer multiply-adds than `macs` be one task on the calling thread."""
+    blocking.SHARED_MACS = macs
+    blocking.spread_plan.cache_clear()
+    blocking.dot_plan.cache_clear()
 
 
 def bits(result: Any) -> list[bytes]:

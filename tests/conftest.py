@@ -1,4 +1,4 @@
-"""Settings that every test shares: reproducible examples, two threads, junk in fresh memory."""
+"""What every test shares: reproducible examples, two threads for any pass, junk in fresh memory."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ os.environ.setdefault("NUMBA_NUM_THREADS", str(max(2, os.cpu_count() or 1)))
 # Threads that wait should sleep, not spin: the machine may be busy with something else.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import calls
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
@@ -25,6 +26,9 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("reproducible")
+
+# The tests' shapes are small, but should be cut into tasks and shared out as large ones are.
+calls.share_from(0)
 
 
 @pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])

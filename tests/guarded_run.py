@@ -12,6 +12,7 @@ import guard
 import numpy as np
 
 from deconv_core import memory
+from deconv_core.cpu import config
 
 
 def guard_the_pool(where: str) -> None:
@@ -34,6 +35,14 @@ def main(dtype: str, where: str) -> None:
         stepped.append([a.tobytes() for a in arrays])
 
     guard_the_pool(where)
+    for macs in (config.SHARED_MACS, 0):
+        calls.share_from(macs)
+        check(dtype, where, plain, stepped)
+    print("done", flush=True)
+
+
+def check(dtype: str, where: str, plain: list[list[bytes]], stepped: list[list[bytes]]) -> None:
+    """Run every function on guarded arrays and compare its results with those given."""
     for expected, (name, function, arrays, rest, options) in zip(
         plain, calls.every_call(dtype), strict=True
     ):
@@ -47,7 +56,6 @@ def main(dtype: str, where: str) -> None:
         guarded = [guard.copy(a, where) for a in arrays]
         function(*guarded, *rest)
         assert [a.tobytes() for a in guarded] == values
-    print("done", flush=True)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ import pytest
 from support import LAYOUTS, call, layout
 
 from deconv_core import functional as F
-from deconv_core import memory
+from deconv_core import geometry, memory
+from deconv_core.cpu import config
+from deconv_core.cpu.blocking import dot_plan, spread_plan
 
 HERE = Path(__file__).parent
 
@@ -76,6 +78,20 @@ def test_same_bits_on_any_number_of_threads_and_on_repetition(dtype: type) -> No
             assert results.count(results[0]) == 4, (name, options)
     finally:
         numba.set_num_threads(before)
+
+
+def test_same_bits_when_small_passes_are_one_task_on_the_calling_thread(dtype: type) -> None:
+    shape = geometry.conv((1, 16, 4, 16), (16, 16, 3, 3))
+    passes = [(f, a, r, o) for _, f, a, r, o in calls.every_call(dtype) if "conv" in f.__name__]
+    shared = [calls.bits(function(*a, *rest, **o)) for function, a, rest, o in passes]
+    assert spread_plan(shape, False, 4).tasks > 1 < dot_plan(shape, 4).tasks
+    try:
+        calls.share_from(config.SHARED_MACS)
+        assert spread_plan(shape, False, 4).tasks == 1 == dot_plan(shape, 4).tasks
+        alone = [calls.bits(function(*a, *rest, **o)) for function, a, rest, o in passes]
+    finally:
+        calls.share_from(0)
+    assert alone == shared
 
 
 def test_same_bits_on_any_number_of_threads_for_a_large_batch(dtype: type) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import oracle
 import pytest
@@ -107,3 +109,26 @@ def test_geometry_cannot_be_changed() -> None:
     shape = geometry.conv((1, 1, 4, 4), (1, 1, 3, 3))
     with pytest.raises(AttributeError):
         shape.groups = 2  # type: ignore[misc]
+
+
+def test_equal_geometries_are_one_key() -> None:
+    first = geometry.conv((1, 1, 4, 4), (1, 1, 3, 3), padding=1)
+    second = dataclasses.replace(first)
+    assert first is not second
+    assert first == second and hash(first) == hash(second)
+    other = geometry.conv((1, 1, 4, 4), (1, 1, 3, 3), padding=(1, 0))
+    assert len({first, second, other}) == 2
+
+
+@pytest.mark.parametrize("value", [True, 1.0, (1, True), [1.0, 1]])
+@pytest.mark.parametrize("option", ["stride", "padding", "dilation", "output_padding"])
+def test_what_equals_an_integer_is_refused_where_the_integer_was_taken(
+    option: str, value: object
+) -> None:
+    checks = [geometry.conv_transpose]
+    if option != "output_padding":
+        checks.append(geometry.conv)
+    for check in checks:
+        check((1, 1, 4, 4), (1, 1, 3, 3), **{"stride": 2, option: 1})
+        with pytest.raises(TypeError, match=option):
+            check((1, 1, 4, 4), (1, 1, 3, 3), **{"stride": 2, option: value})

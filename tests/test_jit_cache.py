@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import pytest
 
 import deconv_core
@@ -24,10 +25,10 @@ dc.functional.relu(y)
 """
 
 
-def run(folder: Path, package: Path) -> list[str]:
-    """Run the script on a package with its cache in a folder; return what it printed."""
+def run(folder: Path, package: Path, script: str = SCRIPT) -> list[str]:
+    """Run a script on a package with its cache in a folder; return what it printed."""
     environment = os.environ | {"NUMBA_CACHE_DIR": str(folder), "PYTHONPATH": str(package)}
-    command = [sys.executable, "-c", SCRIPT]
+    command = [sys.executable, "-c", script]
     done = subprocess.run(
         command, env=environment, cwd=package, capture_output=True, text=True, check=True
     )
@@ -75,6 +76,40 @@ def test_two_processes_may_compile_at_once(tmp_path: Path, package: Path) -> Non
     assert [process.wait() for process in processes] == [0, 0]
     assert run(tmp_path, package) == []
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+AFTER_LOADING = (
+    SCRIPT
+    + """
+y = dc.functional.relu(np.array([-1.0, 2.0]))
+assert y.tolist() == [0.0, 2.0] and y.dtype == np.float64
+"""
+)
+
+
+def test_what_is_not_on_disk_is_compiled_after_what_is_was_loaded(
+    tmp_path: Path, package: Path
+) -> None:
+    cache = tmp_path / "cache"
+    assert run(cache, package) == ["compiling"]
+    assert run(cache, package, AFTER_LOADING) == ["compiling"]
+    assert run(cache, package, AFTER_LOADING) == []
+    assert len(list(cache.rglob("*_relu_forward*.nbc"))) == 2
+
+
+def test_a_body_compiled_with_other_options_is_another_entry() -> None:
+    dispatcher = numba.njit(_body)
+    codegen = dispatcher.targetctx.codegen()
+    plain, parallel = jit.KernelCache(_body, {}), jit.KernelCache(_body, {"parallel": True})
+    assert plain._file("signature", codegen) != parallel._file("signature", codegen)
+    assert plain._file("signature", codegen) == jit.KernelCache(_body, {})._file(
+        "signature", codegen
+    )
+
+
+def _body(x: float) -> float:
+    """Stand for a kernel."""
+    return x
 
 
 def test_the_digest_covers_every_source() -> None:

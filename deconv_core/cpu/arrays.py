@@ -17,9 +17,10 @@ def flat(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     A kernel is compiled once per dtype, for aligned, writable, C-contiguous arrays; a read-only
     array would ask for a second compilation and is copied instead.
     """
-    x = np.asarray(x)  # of a subclass, the plain array
+    if type(x) is not np.ndarray:
+        x = np.asarray(x)  # of a subclass, the plain array
     if not x.flags.carray:
         copied = empty(x.shape, x.dtype)
         np.copyto(copied, x)
         x = copied
-    return x.reshape(-1)
+    return x.ravel()  # a view, for half the time of `reshape`

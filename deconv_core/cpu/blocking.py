@@ -28,6 +28,7 @@ from .config import (
     PANEL_BYTES,
     PANEL_PHASES,
     PARTIAL_BYTES,
+    SHARED_MACS,
     TILE_LANES_BYTES,
     TILED_CHANNELS,
     TILED_PIXELS,
@@ -44,9 +45,12 @@ _FIELDS = (
     "images block_rows row_blocks block_columns column_blocks blocks splits chunks "
     "pitch image_rows packed_rows phase_plane plane positions "  # packed source, in elements
     "panel_pitch packed_size panel_size phase_rows "
+    "weight_size scratch_size "  # all units' weights (or sums), one worker's workspace
     "kernel w_lane w_channel streams tile_size lanes_size unit_run "  # weights and their sums
     "near_run panel_plane plain tiled planes line_pitch lines_size"  # Winograd's tiles, their rows
 ).split()
+_TABLES = "read_h read_w taps tap_kernel phase_at units".split()
+_FIELDS += [f"{table}_{end}" for table in _TABLES for end in ("begin", "end")]
 PLAN = np.dtype([(name, np.int64) for name in _FIELDS])
 
 
@@ -57,17 +61,20 @@ class Plan:
     Attributes
     ----------
     numbers : structured array of one `PLAN` record
-    read_h, read_w : int64, the phases of the source that are packed
-    taps : int64 (n,), offset of each tap into the packed source, write phase by write phase
-    tap_kernel : int64 (n,), position of each tap in the (kh * kw) kernel
-    phase_at : int64 (phases + 1,), where each write phase's taps begin
-    units : int64 (n, 6), of each unit the group, first lane, lanes, where its weights (or sums)
+    tables : int64, the next six, one after another, for the kernels: every array that they are
+        called with takes its time; NAME is from `numbers`' NAME_begin to its NAME_end
+    read_h, read_w : the phases of the source that are packed
+    taps : (n,), offset of each tap into the packed source, write phase by write phase
+    tap_kernel : (n,), position of each tap in the (kh * kw) kernel
+    phase_at : (phases + 1,), where each write phase's taps begin
+    units : (n, 6), of each unit the group, first lane, lanes, where its weights (or sums)
         begin, the vectors (or streams) of its tile, and how many weights (or sums) it has
     weight_size, scratch_size : elements of all units' weights, and of one worker's workspace
     tasks : how many there are to share among threads
     """
 
     numbers: np.ndarray
+    tables: np.ndarray
     read_h: np.ndarray
     read_w: np.ndarray
     taps: np.ndarray
@@ -199,6 +206,11 @@ def _plain(
     return flat if dot or flat[1].count >= widest else None
 
 
+def _tasks(geometry: ConvGeometry) -> int:
+    """Return how many tasks a pass is cut into at least; one where threads would not pay."""
+    return MIN_TASKS if geometry.macs >= SHARED_MACS else 1
+
+
 def _common(
     geometry: ConvGeometry,
     sweeps: tuple[Sweep, Sweep],
@@ -224,7 +236,7 @@ def _common(
     widest = MACHINE.vector_bytes // itemsize * max(v for _, v in MACHINE.spread)
     least = MACHINE.vector_bytes // itemsize * MACHINE.spread[0][1]
     most = max(least, min(BLOCK_POSITIONS, room, PANEL_BYTES // (panel * itemsize)))
-    layout = _block(rows, columns, geometry.batch, most, 1 if dot else MIN_TASKS)
+    layout = _block(rows, columns, geometry.batch, most, 1 if dot else _tasks(geometry))
     if tiled:  # (phase, channel, position): one phase after the other is multiplied
         plane = _line_stride(layout["phase_plane"], itemsize)
         layout["phase_plane"] = _line_stride(source * plane, itemsize)
@@ -264,7 +276,20 @@ def _tap_order(rows: Sweep, columns: Sweep) -> np.ndarray:
     return np.array([3 * i + j for i in order[0] for j in order[1]], np.int64)
 
 
+def _joined(found: tuple[Any, ...], numbers: dict[str, int]) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return all tables in one array, and each by name; fill the fields that say where it is."""
+    tables = np.concatenate(found).astype(np.int64)
+    views, begin = {}, 0
+    for name, table in zip(_TABLES, found, strict=True):
+        end = begin + len(table)
+        numbers[f"{name}_begin"], numbers[f"{name}_end"] = begin, end
+        views[name], begin = tables[begin:end], end
+    views["units"] = views["units"].reshape(-1, 6)
+    return tables, views
+
+
 def _finish(
+    geometry: ConvGeometry,
     numbers: dict[str, int],
     sweeps: tuple[Sweep, Sweep],
     rows: Sweep,
@@ -274,20 +299,21 @@ def _finish(
 ) -> Plan:
     """Freeze the fields into a plan; `size` is that of all units' weights or sums."""
     parts = numbers["chunks"] or numbers["blocks"]
-    numbers["splits"] = min(len(units), ceil_div(MIN_TASKS, max(1, parts)))
+    numbers["splits"] = min(len(units), ceil_div(_tasks(geometry), max(1, parts)))
+    scratch = numbers["packed_size"] + numbers["panel_size"] + numbers["lines_size"]
+    numbers["weight_size"], numbers["scratch_size"] = size, scratch
+    taps, kernel, starts = _taps(rows, columns, numbers)
+    if numbers["tiled"]:
+        kernel = _tap_order(*sweeps)
+    found = rows.read_phases, columns.read_phases, taps, kernel, starts, np.ravel(units)
+    tables, views = _joined(found, numbers)
     record = np.zeros(1, PLAN)
     if config.DISABLE_JIT:  # plain Python reads fields as attributes of record arrays only
         record = record.view(np.recarray)
     for name, value in numbers.items():
         record[name] = value
-    scratch = numbers["packed_size"] + numbers["panel_size"] + numbers["lines_size"]
-    read_h, read_w = (np.array(axis.read_phases, np.int64) for axis in (rows, columns))
-    taps, kernel, starts = _taps(rows, columns, numbers)
-    if numbers["tiled"]:
-        kernel = _tap_order(*sweeps)
-    table = np.array(units, np.int64).reshape(-1, 6)
     tasks = parts * numbers["splits"]
-    return Plan(record, read_h, read_w, taps, kernel, starts, table, size, scratch, tasks)
+    return Plan(record, tables, **views, weight_size=size, scratch_size=scratch, tasks=tasks)
 
 
 @lru_cache(maxsize=512)
@@ -312,7 +338,7 @@ def spread_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Plan:
     most = min(MACHINE.spread[0][0], result)
     phases = numbers["phase_rows"] * columns.write_stride
     numbers["panel_size"] = 0 if numbers["plain"] else numbers["panel_pitch"] * most * phases
-    return _finish(numbers, sweeps, rows, columns, units, at)
+    return _finish(geometry, numbers, sweeps, rows, columns, units, _line_stride(at, itemsize))
 
 
 @lru_cache(maxsize=512)
@@ -346,4 +372,4 @@ def dot_plan(geometry: ConvGeometry, itemsize: int) -> Plan:
     numbers["panel_size"] = 0 if numbers["plain"] else numbers["panel_plane"] * planes
     most = max(1, min(MAX_CHUNKS, PARTIAL_BYTES // (at * itemsize)))
     numbers["chunks"] = min(most, numbers["blocks"])
-    return _finish(numbers, sweeps, rows, columns, units, at)
+    return _finish(geometry, numbers, sweeps, rows, columns, units, at)

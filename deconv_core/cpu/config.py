@@ -58,6 +58,7 @@ PANEL_BYTES = 1 << 20  # a tile's results before they are unpacked, for so many 
 LANES_BYTES = 3 << 13  # a weight gradient's lanes: half of a common first-level cache
 BLOCK_POSITIONS = 2048  # output positions of one block: its panel stays in cache too
 MIN_TASKS = 8  # blocks are cut smaller until there are so many, whatever the number of threads
+SHARED_MACS = 1 << 18  # multiply-adds below which a pass is one task, on the calling thread
 PARTIAL_BYTES = 1 << 25  # partial sums of a weight gradient
 MAX_CHUNKS = 32
 TILED_CHANNELS = 16  # with fewer, of source or result, transforming Winograd's tiles costs too much

@@ -108,25 +108,31 @@ def _spread_task(task, x, weights, bias, y, p, read_h, read_w, taps, phase_at, u
                 )  # fmt: skip
 
 
-@kernel(parallel=True)
-def _spread_pass(
-    x, w, bias, y, plan, read_h, read_w, taps, tap_kernel, phase_at, units, weights, scratch
-):
-    """Pack the weights, then run all tasks; row i of `scratch` is worker i's."""
+def _spread_pass(x, w, bias, y, plan, tables, work, workers):
+    """Pack the weights, then run all tasks; `work` holds them and each worker's scratch memory."""
+    p = plan[0]
+    read_h, read_w = tables[p.read_h_begin : p.read_h_end], tables[p.read_w_begin : p.read_w_end]
+    taps = tables[p.taps_begin : p.taps_end]
+    tap_kernel = tables[p.tap_kernel_begin : p.tap_kernel_end]
+    phase_at = tables[p.phase_at_begin : p.phase_at_end]
+    units = tables[p.units_begin : p.units_end].reshape(-1, 6)
+    weights, scratch = work[: p.weight_size], work[p.weight_size :]
     for u in prange(units.shape[0]):
         group, first, lanes, at = units[u, 0], units[u, 1], units[u, 2], units[u, 3]
         if plan[0].tiled:
             pack_tile_weights(w, weights, plan[0], tap_kernel, group, first, lanes, at)
         else:
             pack_weights(w, weights, plan[0], tap_kernel, phase_at, group, first, lanes, at)
-    workers = scratch.shape[0]
-    tasks = plan[0].blocks * plan[0].splits
+    tasks, size = p.blocks * p.splits, p.scratch_size
     for worker in prange(workers):
         for task in range(worker, tasks, workers):
             _spread_task(
                 task, x, weights, bias, y, plan[0], read_h, read_w, taps, phase_at, units,
-                scratch[worker],
+                scratch[worker * size : (worker + 1) * size],
             )  # fmt: skip
+
+
+_spread_alone, _spread_shared = kernel(_spread_pass), kernel(_spread_pass, parallel=True)
 
 
 @kernel
@@ -242,11 +248,13 @@ def _add_chunks(partial, first, last):
             total[i] += row[i]
 
 
-@kernel(parallel=True)
-def _dot_pass(x, dy, dw, plan, read_h, read_w, taps, units, partial, scratch):
+def _dot_pass(x, dy, dw, plan, tables, partial, scratch):
     """Run all tasks, then add the chunks up in their order."""
-    workers = scratch.shape[0]
-    tasks = plan[0].chunks * plan[0].splits
+    p = plan[0]
+    read_h, read_w = tables[p.read_h_begin : p.read_h_end], tables[p.read_w_begin : p.read_w_end]
+    taps = tables[p.taps_begin : p.taps_end]
+    units = tables[p.units_begin : p.units_end].reshape(-1, 6)
+    workers, tasks = scratch.shape[0], p.chunks * p.splits
     for worker in prange(workers):
         for task in range(worker, tasks, workers):
             _dot_task(task, x, dy, partial, plan[0], read_h, read_w, taps, units, scratch[worker])
@@ -255,9 +263,12 @@ def _dot_pass(x, dy, dw, plan, read_h, read_w, taps, units, partial, scratch):
         _write_unit(dw, partial[0], plan[0], units, u)
 
 
-def _workspace(plan: Plan, dtype: np.dtype) -> np.ndarray:
-    """Return one row of scratch memory for each worker."""
-    return empty((min(numba.get_num_threads(), plan.tasks), plan.scratch_size), dtype)
+_dot_alone, _dot_shared = kernel(_dot_pass), kernel(_dot_pass, parallel=True)
+
+
+def _workers(plan: Plan) -> int:
+    """Return how many threads share a pass: its smallest stay on the calling one."""
+    return 1 if plan.tasks == 1 else min(numba.get_num_threads(), plan.tasks)
 
 
 def _run_spread(
@@ -265,12 +276,12 @@ def _run_spread(
 ) -> np.ndarray:
     """Launch a forward pass or an input gradient into `y`."""
     if y.size:
-        channels = y.shape[1]
-        _spread_pass(
-            flat(x), flat(w), flat(np.zeros(channels, x.dtype) if bias is None else bias),
-            y.reshape(-1), plan.numbers, plan.read_h, plan.read_w, plan.taps, plan.tap_kernel,
-            plan.phase_at, plan.units,
-            empty(plan.weight_size, x.dtype), _workspace(plan, x.dtype),
+        workers = _workers(plan)
+        run = _spread_alone if plan.tasks == 1 else _spread_shared
+        run(
+            flat(x), flat(w), np.zeros(y.shape[1], x.dtype) if bias is None else flat(bias),
+            y.ravel(), plan.numbers, plan.tables,
+            empty((plan.weight_size + workers * plan.scratch_size,), x.dtype), workers,
         )  # fmt: skip
     return y
 
@@ -299,8 +310,9 @@ def conv_weight_grad(x: np.ndarray, dy: np.ndarray, geometry: ConvGeometry) -> n
         return dw
     plan = dot_plan(geometry, x.itemsize)
     partial = empty((int(plan.numbers["chunks"][0]), plan.weight_size), x.dtype)
-    _dot_pass(
-        flat(x), flat(dy), dw.reshape(-1), plan.numbers, plan.read_h, plan.read_w, plan.taps,
-        plan.units, partial, _workspace(plan, x.dtype),
+    run = _dot_alone if plan.tasks == 1 else _dot_shared
+    run(
+        flat(x), flat(dy), dw.reshape(-1), plan.numbers, plan.tables, partial,
+        empty((_workers(plan), plan.scratch_size), x.dtype),
     )  # fmt: skip
     return dw

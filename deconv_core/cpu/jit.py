@@ -20,6 +20,7 @@ from typing import Any
 import numba
 from numba import config
 from numba.core.caching import FunctionCache
+from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 
 _FOLDER = Path(__file__).parent
@@ -37,13 +38,26 @@ DIGEST = _digest()
 
 
 class KernelCache(FunctionCache):
-    """One file per function, signature, machine and version of the sources."""
+    """One file per function, its options, signature, machine and version of the sources."""
+
+    def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        super().__init__(function)
+        self._options = repr(sorted(options.items()))
 
     def _file(self, signature: Any, codegen: Any) -> Path:
         """Return the path of the entry."""
-        key = repr((str(signature), codegen.magic_tuple(), DIGEST)).encode()
+        key = repr((str(signature), self._options, codegen.magic_tuple(), DIGEST)).encode()
         name = f"{self._impl.filename_base}.{DIGEST}.{hashlib.sha256(key).hexdigest()[:24]}.nbc"
         return Path(self._cache_path) / name
+
+    def load_overload(self, signature: Any, target_context: Any) -> Any:
+        """Return the cached function, or None.
+
+        Numba's own method first imports and registers all that a compilation could ask for, which
+        takes longer than reading every kernel of a net. Compiled code asks for the runtime only.
+        """
+        rtsys.initialize(target_context)
+        return self._load_overload(signature, target_context)
 
     def _load_overload(self, signature: Any, target_context: Any) -> Any:
         """Return the cached function, or None when there is no whole entry."""
@@ -109,5 +123,5 @@ def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     if not config.DISABLE_JIT:
         # Where no folder of this machine can be written, kernels are compiled every time.
         with contextlib.suppress(RuntimeError):
-            dispatcher._cache = KernelCache(dispatcher.py_func)
+            dispatcher._cache = KernelCache(function, options)
     return dispatcher

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from deconv_core.geometry import Axis, pair
+from deconv_core.geometry import Axis
 
 Array = np.ndarray[Any, Any]
+_FLOATS = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
 
 
 def _plain(name: str, array: Any) -> None:
@@ -21,17 +22,17 @@ def _plain(name: str, array: Any) -> None:
 
 def floats(**arrays: Any) -> None:
     """Raise TypeError unless all `arrays` are NumPy arrays of one dtype: float32 or float64."""
-    first = ""
+    common = None
     for name, array in arrays.items():
-        _plain(name, array)
-        if array.dtype not in (np.float32, np.float64) or not array.dtype.isnative:
-            raise TypeError(f"{name} must be float32 or float64 (native), got {array.dtype!r}")
-        first = first or name
-        if array.dtype != arrays[first].dtype:
-            raise TypeError(
-                f"{first} and {name} must have one dtype, "
-                f"got {arrays[first].dtype} and {array.dtype}"
-            )
+        if type(array) is not np.ndarray:
+            _plain(name, array)
+        dtype = array.dtype
+        if dtype not in _FLOATS:
+            raise TypeError(f"{name} must be float32 or float64 (native), got {dtype!r}")
+        if common is None:
+            first, common = name, dtype
+        elif dtype != common:
+            raise TypeError(f"{first} and {name} must have one dtype, got {common} and {dtype}")
 
 
 def int64(name: str, array: Any) -> None:
@@ -56,7 +57,7 @@ def shape_is(name: str, shape: Sequence[int], expected: Sequence[int], source: s
 def sizes(name: str, value: Any, axes: int) -> tuple[int, ...]:
     """Return a shape given as an argument as a tuple of `axes` integers, none negative."""
     try:
-        shape = tuple(operator.index(size) for size in value)
+        shape = tuple(map(operator.index, value))
     except TypeError:
         raise TypeError(f"{name} must be {axes} integers, got {value!r}") from None
     rank(name, shape, axes)
@@ -65,33 +66,35 @@ def sizes(name: str, value: Any, axes: int) -> tuple[int, ...]:
     return shape
 
 
-def bias(value: Any, channels: int, **arrays: Any) -> None:
-    """Raise unless `value` is None or one float per channel, of the dtype of `arrays`."""
+def bias(value: Any, channels: int, weight: Array) -> None:
+    """Raise unless `value` is None or one float per channel, of the (float) dtype of `weight`."""
     if value is not None:
-        floats(**arrays, bias=value)
-        shape_is("bias", value.shape, (channels,), f"weight with {channels} outputs")
+        if type(value) is not np.ndarray or value.dtype != weight.dtype:
+            floats(weight=weight, bias=value)
+        if value.shape != (channels,):
+            shape_is("bias", value.shape, (channels,), f"weight with {channels} outputs")
 
 
 def output_padding(
     grad_shape: Sequence[int],
     input_shape: Sequence[int],
     weight_shape: Sequence[int],
-    stride: Any,
-    padding: Any,
-    dilation: Any,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
 ) -> tuple[int, int]:
     """Return the output_padding with which a transposed convolution gives `grad_shape`."""
     for name, shape in zip(
         ("grad_output", "input", "weight"), (grad_shape, input_shape, weight_shape), strict=True
     ):
         rank(name, shape, 4)
-    steps, gaps = pair(stride, "stride", 1), pair(dilation, "dilation", 1)
-    pads, extra = pair(padding, "padding", 0), []
+    extra = []
     for i in (0, 1):
-        axis = Axis(input_shape[2 + i], weight_shape[2 + i], steps[i], pads[i], pads[i], gaps[i])
+        pad, gap = padding[i], dilation[i]
+        axis = Axis(input_shape[2 + i], weight_shape[2 + i], stride[i], pad, pad, gap)
         smallest = axis.adjoint_out(0)
         extra.append(grad_shape[2 + i] - smallest)
-        limit = max(steps[i], gaps[i])
+        limit = max(stride[i], gap)
         if not 0 <= extra[i] < limit:
             raise ValueError(
                 f"grad_output has size {grad_shape[2 + i]} on axis {2 + i} but input of size "

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from deconv_core import cpu as kernels
 from deconv_core import geometry
+from deconv_core.arguments import integer
 
 from . import checks
 
@@ -50,7 +52,7 @@ def conv2d(
     """
     checks.floats(x=x, weight=weight)
     shape = geometry.conv(x.shape, weight.shape, stride, padding, dilation, groups)
-    checks.bias(bias, shape.out_channels, weight=weight)
+    checks.bias(bias, shape.out_channels, weight)
     return kernels.conv_forward(x, weight, bias, shape)
 
 
@@ -147,7 +149,7 @@ def conv_transpose2d(
     shape = geometry.conv_transpose(
         x.shape, weight.shape, stride, padding, output_padding, groups, dilation
     )
-    checks.bias(bias, shape.in_channels, weight=weight)
+    checks.bias(bias, shape.in_channels, weight)
     return kernels.conv_input_grad(x, weight, bias, shape)
 
 
@@ -234,6 +236,22 @@ def _adjoint(
     dilation: Any,
 ) -> geometry.ConvGeometry:
     """Return the geometry whose adjoint gives an output of `grad_shape`."""
+    steps, pads = geometry.pair(stride, "stride", 1), geometry.pair(padding, "padding", 0)
+    gaps, groups = geometry.pair(dilation, "dilation", 1), integer("groups", groups, 1)
+    return _checked_adjoint(grad_shape, input_shape, weight_shape, steps, pads, groups, gaps)
+
+
+@lru_cache(maxsize=1024)
+def _checked_adjoint(
+    grad_shape: tuple[int, ...],
+    input_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    groups: int,
+    dilation: tuple[int, int],
+) -> geometry.ConvGeometry:
+    """Check shapes against normalised options."""
     extra = checks.output_padding(grad_shape, input_shape, weight_shape, stride, padding, dilation)
     shape = geometry.conv_transpose(
         input_shape, weight_shape, stride, padding, extra, groups, dilation

@@ -38,7 +38,7 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """
     checks.floats(x=x, weight=weight)
     checks.linear(weight.shape, x=(x.shape, 1))
-    checks.bias(bias, weight.shape[0], weight=weight)
+    checks.bias(bias, weight.shape[0], weight)
     return kernels.linear_forward(x, weight, bias)
 
 
