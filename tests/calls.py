@@ -28,6 +28,11 @@ CONV = [
     ((6, 17, 9, 21), (33, 17, 3, 3), {"padding": 1}),  # by Winograd's tiles, and the next two
     ((4, 32, 8, 34), (38, 16, 3, 3), {"padding": (0, 2), "groups": 2}),
     ((25, 16, 7, 6), (16, 16, 3, 3), {"padding": 1}),
+    ((2, 3, 17, 33), (3, 1, 3, 3), {"padding": 1, "groups": 3}),  # depthwise, and the rest
+    ((1, 2, 17, 33), (2, 1, 5, 5), {"stride": 2, "padding": 2, "groups": 2}),
+    ((2, 2, 16, 32), (2, 1, 3, 3), {"stride": 3, "groups": 2}),
+    ((1, 3, 9, 18), (3, 1, 3, 2), {"dilation": 2, "padding": (2, 0), "groups": 3}),
+    ((1, 2, 90, 70), (2, 1, 4, 3), {"stride": (1, 2), "padding": 1, "groups": 2}),
 ]
 # (batch, in, H, W), (in, out / groups, kh, kw), options
 TRANSPOSED = [
@@ -38,6 +43,10 @@ TRANSPOSED = [
     ((2, 4, 3, 5), (4, 3, 2, 3), {"stride": (4, 1), "output_padding": (3, 0), "groups": 2}),
     ((1, 7, 6, 3), (7, 1, 3, 3), {"dilation": (2, 3), "stride": 3, "padding": 2, "groups": 7}),
     ((8, 18, 12, 11), (18, 20, 3, 3), {"padding": 1}),
+    ((2, 3, 8, 17), (3, 1, 4, 4), {"stride": 2, "padding": 1, "groups": 3}),  # depthwise, too
+    ((1, 2, 9, 16), (2, 1, 3, 3), {"stride": 2, "padding": 1, "output_padding": 1, "groups": 2}),
+    ((2, 2, 6, 7), (2, 1, 2, 5), {"stride": (1, 3), "output_padding": (0, 2), "groups": 2}),
+    ((1, 3, 17, 33), (3, 1, 5, 5), {"dilation": 2, "padding": 3, "groups": 3}),
 ]
 SMALL = [(1, 1, 1, 1), (2, 3, 5, 7), (1, 17, 4, 33)]
 

@@ -56,6 +56,20 @@ def tiles(rng: np.random.Generator) -> None:
     close(dw, reference.conv_weight_grad(x, y, shape))
 
 
+def depthwise(rng: np.random.Generator) -> None:
+    """Convolutions with a kernel for each channel, with one, two and three write phases."""
+    for stride, size in ((1, (6, 9)), (2, (7, 6)), ((1, 3), (5, 11))):
+        x, w, b = (rng.standard_normal(s) for s in ((2, 3, *size), (3, 1, 4, 3), (3,)))
+        options = dict(stride=stride, padding=1, groups=3)
+        shape = geometry.conv(x.shape, w.shape, **options)
+        y = F.conv2d(x, w, b, **options)
+        close(y, reference.conv_forward(x, w, b, shape))
+        dx = F.conv2d_input_grad(y, w, x.shape, **options)
+        close(dx, reference.conv_input_grad(y, w, None, shape))
+        dw = F.conv2d_weight_grad(y, x, w.shape, **options)
+        close(dw, reference.conv_weight_grad(x, y, shape))
+
+
 def the_rest(rng: np.random.Generator) -> None:
     """Pooling, im2col, ReLU, linear, cross-entropy, optimizer steps."""
     x = rng.standard_normal((2, 2, 4, 5))
@@ -91,5 +105,6 @@ if __name__ == "__main__":
     generator = np.random.default_rng(0)
     convolutions(generator)
     tiles(generator)
+    depthwise(generator)
     the_rest(generator)
     print("done")

@@ -16,6 +16,12 @@ from ..memory import empty
 from .arrays import flat
 from .blocking import Plan, dot_plan, spread_plan
 from .config import MACHINE
+from .depthwise import (
+    depthwise_forward,
+    depthwise_input_grad,
+    depthwise_weight_grad,
+    is_depthwise,
+)
 from .jit import kernel
 from .pack import pack_lanes, pack_source, pack_weights, unpack
 from .tile import dot, spread
@@ -57,7 +63,7 @@ def _spread_plain(x, weights, bias, y, p, taps, image, column, group, first, lan
             )  # fmt: skip
 
 
-@kernel
+@kernel(_nrt=True)  # it allocates
 def _spread_task(task, x, weights, bias, y, p, read_h, read_w, taps, phase_at, units, scratch):
     """Run one block's range of units."""
     block, split = divmod(task, p.splits)
@@ -154,7 +160,7 @@ def _dot_plain(x, dy, sums, p, units, begin, end, chunk, offsets):
                     )  # fmt: skip
 
 
-@kernel
+@kernel(_nrt=True)  # it allocates
 def _dot_task(task, x, dy, partial, p, read_h, read_w, taps, units, scratch):
     """Add up one chunk of blocks, for a range of units, in `partial`."""
     chunk, split = divmod(task, p.splits)
@@ -290,6 +296,8 @@ def conv_forward(
     x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, geometry: ConvGeometry
 ) -> np.ndarray:
     """Return the convolution of `x` with `w`."""
+    if is_depthwise(geometry):
+        return depthwise_forward(x, w, bias, geometry)
     plan = spread_plan(geometry, False, x.itemsize)
     return _run_spread(x, w, bias, empty(geometry.output_shape, x.dtype), plan)
 
@@ -298,12 +306,16 @@ def conv_input_grad(
     dy: np.ndarray, w: np.ndarray, bias: np.ndarray | None, geometry: ConvGeometry
 ) -> np.ndarray:
     """Return the adjoint of the convolution: its input gradient, a transposed one's forward."""
+    if is_depthwise(geometry):
+        return depthwise_input_grad(dy, w, bias, geometry)
     plan = spread_plan(geometry, True, dy.itemsize)
     return _run_spread(dy, w, bias, empty(geometry.input_shape, dy.dtype), plan)
 
 
 def conv_weight_grad(x: np.ndarray, dy: np.ndarray, geometry: ConvGeometry) -> np.ndarray:
     """Return the gradient of the convolution to its weight."""
+    if is_depthwise(geometry):
+        return depthwise_weight_grad(x, dy, geometry)
     dw = empty(geometry.weight_shape, x.dtype)
     if not geometry.batch:
         dw.fill(0)

@@ -49,6 +49,16 @@ class Emitter:
         address = self.builder.bitcast(pointer, self.vector.as_pointer())
         self.builder.store(value, address, align=self.size)
 
+    def prefetch(self, pointer: Any) -> None:
+        """Bring the cache line at `pointer` near, if there is one."""
+        address = self.builder.bitcast(pointer, ir.IntType(8).as_pointer())
+        function = cgutils.get_or_insert_function(
+            self.builder.module,
+            ir.FunctionType(ir.VoidType(), [address.type, I32, I32, I32]),
+            "llvm.prefetch.p0",
+        )
+        self.builder.call(function, [address] + [ir.Constant(I32, n) for n in (0, 2, 1)])
+
     def broadcast(self, scalar: Any) -> Any:
         """Return a vector of copies of `scalar`."""
         undefined = ir.Constant(self.vector, ir.Undefined)
@@ -76,6 +86,13 @@ class Emitter:
         """Add a * b to an accumulator."""
         total = self.builder.call(self.fma, [a, b, self.builder.load(accumulator)])
         self.builder.store(total, accumulator)
+
+    def multiply_add_before(self, a: Any, b: Any, accumulator: Any, first: Any, end: Any) -> None:
+        """Add a * b to the elements i of an accumulator with ``first + i < end``."""
+        before = self.builder.load(accumulator)
+        total = self.builder.call(self.fma, [a, b, before])
+        mask = self._masked(first, end)
+        self.builder.store(self.builder.select(mask, total, before), accumulator)
 
     def sums(self, vectors: list[Any]) -> Any:
         """Return a vector whose element i is the sum of the elements of ``vectors[i]``.
@@ -143,9 +160,8 @@ class Emitter:
         )
         return self.builder.call(function, [address, ir.Constant(I32, self.size), mask, self.zero])
 
-    def load_inside(self, pointer: Any, first: Any, limit: Any) -> Any:
-        """Load the elements i with ``0 <= first + i < limit``, zeros for the rest."""
-        address = self.builder.bitcast(pointer, self.vector.as_pointer())
+    def _inside(self, first: Any, limit: Any) -> Any:
+        """Return the mask of the elements i of a vector with ``0 <= first + i < limit``."""
         lane_type = ir.VectorType(I32, self.width)
         undefined = ir.Constant(lane_type, ir.Undefined)
 
@@ -156,16 +172,28 @@ class Emitter:
             return self.builder.shuffle_vector(one, undefined, zeros)
 
         lanes = self.builder.add(everywhere(first), ir.Constant(lane_type, list(range(self.width))))
-        mask = self.builder.icmp_unsigned("<", lanes, everywhere(limit))
+        return self.builder.icmp_unsigned("<", lanes, everywhere(limit))
+
+    def load_inside(self, pointer: Any, first: Any, limit: Any) -> Any:
+        """Load the elements i with ``0 <= first + i < limit``, zeros for the rest."""
+        address = self.builder.bitcast(pointer, self.vector.as_pointer())
+        mask = self._inside(first, limit)
         function = self._masked_function(
             "load", self.vector, [address.type, I32, mask.type, self.vector]
         )
         return self.builder.call(function, [address, ir.Constant(I32, self.size), mask, self.zero])
 
+    def store_inside(self, value: Any, pointer: Any, first: Any, limit: Any) -> None:
+        """Store the elements i with ``0 <= first + i < limit``; touch no others."""
+        self._masked_store(value, pointer, self._inside(first, limit))
+
     def store_before(self, value: Any, pointer: Any, first: Any, end: Any) -> None:
         """Store the elements i with ``first + i < end``; touch no others."""
+        self._masked_store(value, pointer, self._masked(first, end))
+
+    def _masked_store(self, value: Any, pointer: Any, mask: Any) -> None:
+        """Store the elements that `mask` names."""
         address = self.builder.bitcast(pointer, self.vector.as_pointer())
-        mask = self._masked(first, end)
         function = self._masked_function(
             "store", ir.VoidType(), [self.vector, address.type, I32, mask.type]
         )

@@ -116,9 +116,14 @@ def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     """Compile `function` lazily for the CPU and keep the result on disk.
 
     `options` are those of `numba.njit`. With ``NUMBA_DISABLE_JIT=1`` the plain function runs.
+
+    Kernels that run within one thread count no references to arrays (whoever launches them holds
+    all), for each count is an atomic operation, and on each call there would be two per array. Only
+    one that allocates must: with the option ``_nrt=True``.
     """
     if function is None:
         return lambda body: kernel(body, **options)
+    options.setdefault("_nrt", options.get("parallel", False))
     dispatcher = numba.njit(**options)(function)
     if not config.DISABLE_JIT:
         # Where no folder of this machine can be written, kernels are compiled every time.

@@ -28,7 +28,7 @@ _STRIP_BYTES = 1 << 18  # rows of one task of `_combine`, in all
 _NO_TAPS = np.zeros(1, np.int64)
 
 
-@kernel
+@kernel(_nrt=True)  # it allocates
 def _dot_rows(x, w, y, out, units, first, last):
     """``y[n, o] = sum(x[n, k] * w[o, k])`` over the features k in [first, last), for some units."""
     batch, features = y.size // out, x.size // (y.size // out)
@@ -94,7 +94,7 @@ def linear_forward(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None) -> np.
     return y
 
 
-@kernel
+@kernel(_nrt=True)  # it allocates
 def _combine_strip(m, weights, y, channels, columns, units, first, last, panel, taps):
     """Combine the columns [first, last) of all rows of `m` for every unit of lanes."""
     width = _VECTOR_BYTES // m.itemsize

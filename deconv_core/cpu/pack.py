@@ -54,6 +54,33 @@ def _gather(y, y_at, x, x_at, first, count, limit, stride):
         y[y_at + i] = x[x_at + first + stride * i]
 
 
+@kernel(inline="always")
+def pack_rows(
+    x, x_at, height, limit, top, left, stride_h, stride_w, read_w,
+    packed, at, rows, width, pitch, phase_plane,
+):  # fmt: skip
+    """Pack `rows` rows, from row `top` and column `left` of the picture that begins at `x_at`.
+
+    The picture has height x limit elements. All are plain numbers, not fields of a plan: those
+    would be read again for each row, since for all the compiler knows it is they that are written.
+    """
+    both = stride_w == 2 and read_w.size == 2
+    for q in range(rows):
+        h = top + q * stride_h
+        inside = 0 <= h < height
+        start, size = (x_at + h * limit, limit) if inside else (x_at, 0)
+        to = at + q * pitch
+        if stride_w == 1:
+            window(packed, to, x, start, left, width, size)
+        elif both:
+            halve(packed, to, phase_plane, x, start, left, width, size)
+        else:
+            for b in range(read_w.size):
+                _gather(
+                    packed, to + b * phase_plane, x, start, left + read_w[b], width, size, stride_w
+                )
+
+
 @kernel
 def pack_source(x, packed, p, read_h, read_w, image, row, column, group):
     """Pack all channels of `group` that the block at (`image`, `row`, `column`) reads.
@@ -63,32 +90,19 @@ def pack_source(x, packed, p, read_h, read_w, image, row, column, group):
     next. Room for images beyond the last, and behind the planes, is left as it is.
     """
     size = p.source_h * p.source_w
-    rows = p.block_rows + p.reach_h
-    width = p.block_columns + p.reach_w
     left = p.read_stride_w * column + p.read_base_w
-    both = p.read_stride_w == 2 and read_w.size == 2
     for channel in range(p.source_channels):
         for a in range(read_h.size):
             top = p.read_stride_h * row + read_h[a] + p.read_base_h
             plane = channel * p.plane + a * read_w.size * p.phase_plane
-            for b in range(1 if both else read_w.size):
-                for i in range(min(p.images, p.batch - image)):
-                    of = ((image + i) * p.groups + group) * p.source_channels + channel
-                    for q in range(rows):
-                        h = top + q * p.read_stride_h
-                        start, limit = of * size, 0
-                        if 0 <= h < p.source_h:
-                            start, limit = start + h * p.source_w, p.source_w
-                        at = plane + b * p.phase_plane + (i * p.image_rows + q) * p.pitch
-                        if p.read_stride_w == 1:
-                            window(packed, at, x, start, left, width, limit)
-                        elif both:
-                            halve(packed, at, p.phase_plane, x, start, left, width, limit)
-                        else:
-                            _gather(
-                                packed, at, x, start, left + read_w[b], width, limit,
-                                p.read_stride_w,
-                            )  # fmt: skip
+            for i in range(min(p.images, p.batch - image)):
+                of = ((image + i) * p.groups + group) * p.source_channels + channel
+                pack_rows(
+                    x, of * size, p.source_h, p.source_w, top, left,
+                    p.read_stride_h, p.read_stride_w, read_w,
+                    packed, plane + i * p.image_rows * p.pitch, p.block_rows + p.reach_h,
+                    p.block_columns + p.reach_w, p.pitch, p.phase_plane,
+                )  # fmt: skip
 
 
 @kernel
@@ -107,7 +121,7 @@ def pack_lanes(dy, panel, p, image, row, column, group, first, lanes):
 
 
 @kernel
-def _scatter(y, y_at, count, panel, at, phase_pitch, stride, skip, bias):
+def scatter(y, y_at, count, panel, at, phase_pitch, stride, skip, bias):
     """``y[y_at + i] = panel[at + phase * phase_pitch + q] + bias``, for i < count.
 
     With ``q, phase = divmod(i + skip, stride)``: the phases take turns, `skip` of them cut off.
@@ -144,7 +158,7 @@ def unpack(panel, phase_pitch, y, p, image, row, column, channel, lanes, phase_h
                 h = p.write_stride_h * (row + q) + phase_h + p.write_base_h
                 if 0 <= h < p.result_h:
                     at = lane * p.panel_pitch + (i * p.image_rows + q) * p.pitch
-                    _scatter(
+                    scatter(
                         y, (of + h) * p.result_w + left, end - left, panel, at, phase_pitch,
                         p.write_stride_w, skip, offset,
                     )  # fmt: skip

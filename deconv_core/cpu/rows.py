@@ -147,6 +147,26 @@ def halve(
 
 
 @intrinsic
+def prefetch(typing: Any, x: Any, x_at: Any, count: Any) -> Any:
+    """Ask for ``x[x_at : x_at + count]`` to be brought near; it may lie outside of the array."""
+    signature = types.void(x, x_at, count)
+
+    def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
+        x_, x_at_, count_ = values
+        emit = Emitter(context, builder, x.dtype)
+        start = emit.pointer(x, x_, x_at_)
+        line = ir.Constant(INDEX, 64 // emit.size)
+        with cgutils.for_range_slice(builder, ir.Constant(INDEX, 0), count_, line, inc=True) as (
+            at,
+            _,
+        ):
+            emit.prefetch(emit.step(start, at))
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
 def merge(
     typing: Any, y: Any, y_at: Any, x: Any, even_at: Any, odd_at: Any, count: Any, bias: Any
 ) -> Any:
@@ -216,6 +236,10 @@ def _halve(
     y[y_at + odd : y_at + odd + count] = row[1::2]
 
 
+def _prefetch(x: np.ndarray, x_at: int, count: int) -> None:
+    """Do nothing."""
+
+
 def _merge(
     y: np.ndarray, y_at: int, x: np.ndarray, even_at: int, odd_at: int, count: int, bias: float
 ) -> None:
@@ -226,3 +250,4 @@ def _merge(
 
 if config.DISABLE_JIT:
     copy, split, window, halve, merge = _copy, _split, _window, _halve, _merge
+    prefetch = _prefetch

@@ -207,7 +207,7 @@ def unpack_tiles(panel, plane, y, p, image, row, column, channel, lanes, bias, l
                     merge(y, start, lines, even, even + p.line_pitch, width, offset)
 
 
-@kernel
+@kernel(_nrt=True)  # it allocates
 def pack_tile_weights(w, packed, p, tap_kernel, group, first, lanes, at):
     """Transform one unit's weights, ``G g G^T``, into (plane, channel, lane)."""
     channels = p.source_channels
@@ -233,7 +233,7 @@ def pack_tile_weights(w, packed, p, tap_kernel, group, first, lanes, at):
                 place += 4 * step
 
 
-@kernel
+@kernel(_nrt=True)  # it allocates
 def weight_from_tiles(dw, at, sums, first, step):
     """Write one 3x3 gradient, ``G^T s G``, of the 16 sums at ``sums[first + step * plane]``."""
     half = sums.dtype.type(0.5)

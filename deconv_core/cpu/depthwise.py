@@ -1,0 +1,234 @@
+"""Depthwise convolutions, where each channel is convolved with a kernel of its own: three passes.
+
+Tasks are bands of rows of one channel's picture (depthplan.py): pack the band (pack.py), then run
+row tiles over it (rowtile.py). Each worker has a fixed range of tasks and every element of the
+result has one writer, so the bits do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numba import prange
+
+from ..geometry import ConvGeometry
+from ..memory import empty
+from .arrays import flat
+from .config import MACHINE, PREFETCH_AHEAD
+from .depthplan import DepthPlan, is_depthwise, plane_dot_plan, plane_plan
+from .jit import kernel
+from .pack import pack_rows, scatter
+from .rows import prefetch
+from .rowtile import ROWS, RUNS, row_dot, row_tile
+
+__all__ = ["depthwise_forward", "depthwise_input_grad", "depthwise_weight_grad", "is_depthwise"]
+
+_VECTOR_BYTES, _LENGTHS = MACHINE.vector_bytes, len(RUNS)
+
+
+@kernel
+def _tile_by_phases(
+    rows, weights, packed, start, p, runs, run_at, phase_at, phase, panel, y, y_at, bias
+):  # fmt: skip
+    """Compute rows whose write phases are three or more, one phase after the other in `panel`."""
+    for i in range(p.write_stride_w):
+        row_tile(
+            rows, 1, weights, phase_at[phase + i], packed, start, p.pitch,
+            runs, run_at, (phase + i) * _LENGTHS, p.columns,
+            panel, i * p.panel_pitch, p.pitch, 0, p.pitch, weights.dtype.type(0),
+        )  # fmt: skip
+    for row in range(rows):
+        scatter(
+            y, y_at + row * p.write_stride_h * p.result_w, p.result_w, panel, row * p.pitch,
+            p.panel_pitch, p.write_stride_w, -p.write_base_w, bias,
+        )  # fmt: skip
+
+
+@kernel(inline="always")
+def _pack_band(x, plane, row, packed, p, read_h, read_w):
+    """Pack the rows of one channel of one image that the band from `row` on reads.
+
+    What a later band packs is called for meanwhile: by then the memory has had time to answer.
+    """
+    length = p.read_stride_h * p.block_rows * p.source_w
+    here = (plane * p.source_h + p.read_stride_h * row) * p.source_w
+    prefetch(x, here + max(length, PREFETCH_AHEAD), length)
+    for a in range(read_h.size):
+        pack_rows(
+            x, plane * p.source_h * p.source_w, p.source_h, p.source_w,
+            p.read_stride_h * row + read_h[a] + p.read_base_h, p.read_base_w,
+            p.read_stride_h, p.read_stride_w, read_w,
+            packed, a * read_w.size * p.phase_plane, p.block_rows + p.reach_h,
+            p.columns + p.reach_w, p.pitch, p.phase_plane,
+        )  # fmt: skip
+
+
+@kernel(inline="always")
+def _write_band(
+    packed, weights, panel, y, plane, row, p, runs, run_at, phase_at, edges, bias
+):  # fmt: skip
+    """Compute the band of positions from `row` on, tile by tile, straight into the result."""
+    pitch, columns, across, limit = p.pitch, p.columns, p.write_stride_w, p.result_w
+    left, stride, line = p.write_base_w, p.write_stride_h, p.write_stride_h * p.result_w
+    bottom, base = row + p.block_rows, (plane * p.result_h + p.write_base_h) * limit
+    for phase_h in range(stride):
+        first, last = max(edges[2 * phase_h], row), min(edges[2 * phase_h + 1], bottom)
+        phase, step = phase_h * across, ROWS if last - first >= ROWS else 1
+        for q in range(first, last, step):
+            at = min(q, last - step)  # the last tile may compute some rows again
+            start, y_at = (at - row) * pitch, base + phase_h * limit + at * line
+            if across <= 2:
+                row_tile(
+                    step, across, weights, phase_at[phase], packed, start, pitch,
+                    runs, run_at, phase * _LENGTHS, columns, y, y_at, line, left, limit, bias,
+                )  # fmt: skip
+            else:
+                _tile_by_phases(
+                    step, weights, packed, start, p, runs, run_at, phase_at, phase, panel,
+                    y, y_at, bias,
+                )  # fmt: skip
+
+
+@kernel
+def _bands(
+    begin, end, x, w, bias, y, p, read_h, read_w, runs, run_at, tap_kernel, phase_at, edges,
+    scratch,
+):  # fmt: skip
+    """Compute the tasks [begin, end): each a band of rows of one channel of one image."""
+    packed, weights = scratch[: p.packed_size], scratch[p.packed_size :]
+    panel = weights[p.kernel :]
+    for task in range(begin, end):
+        plane, band = task // p.row_blocks, task % p.row_blocks
+        channel, row = plane % p.groups, band * p.block_rows
+        for tap in range(p.kernel):
+            weights[tap] = w[channel * p.kernel + tap_kernel[tap]]
+        _pack_band(x, plane, row, packed, p, read_h, read_w)
+        _write_band(
+            packed, weights, panel, y, plane, row, p, runs, run_at, phase_at, edges,
+            bias[channel] if bias.size else x.dtype.type(0),
+        )  # fmt: skip
+
+
+@kernel(parallel=True)
+def _band_pass(
+    x, w, bias, y, plan, read_h, read_w, runs, run_at, tap_kernel, phase_at, edges, tasks, scratch
+):
+    """Run all tasks; row i of `scratch` is worker i's."""
+    workers = scratch.shape[0]
+    for i in prange(workers):
+        _bands(
+            i * tasks // workers, (i + 1) * tasks // workers, x, w, bias, y, plan[0],
+            read_h, read_w, runs, run_at, tap_kernel, phase_at, edges, scratch[i],
+        )  # fmt: skip
+
+
+@kernel
+def _sum_vectors(sums, at, total, total_at, count, width):
+    """Write the sums of `count` vectors of `sums`, from `at` on, each taken by halves."""
+    for i in range(count):
+        half = width // 2
+        while half:
+            for j in range(at + i * width, at + i * width + half):
+                sums[j] += sums[j + half]
+            half //= 2
+        total[total_at + i] = sums[at + i * width]
+
+
+@kernel(inline="always")
+def _add_band(x, dy, plane, row, packed, p, read_h, read_w, offsets, sums, at):
+    """Add one band's products of the gradient and each tap's source to the `sums` from `at` on."""
+    width, streams = _VECTOR_BYTES // x.itemsize, p.streams
+    rows, columns, pitch, result_w = min(p.block_rows, p.rows - row), p.columns, p.pitch, p.result_w
+    _pack_band(x, plane, row, packed, p, read_h, read_w)
+    for tap in range(0, offsets.size, streams):
+        row_dot(
+            streams, dy, (plane * p.result_h + row) * result_w, result_w, packed, pitch,
+            offsets, tap, rows, columns, sums, at + tap * width,
+        )  # fmt: skip
+
+
+@kernel
+def _chunks(begin, end, x, dy, partial, p, read_h, read_w, offsets, scratch):
+    """Run the tasks [begin, end): each the sums of a few channels over a chunk of all bands."""
+    packed, sums = scratch[: p.packed_size], scratch[p.packed_size :]
+    width = _VECTOR_BYTES // x.itemsize
+    size = offsets.size * width
+    for task in range(begin, end):
+        first, chunk = task // p.chunks * p.unit_run, task % p.chunks
+        last = min(first + p.unit_run, p.groups)
+        sums[: p.unit_run * size] = 0
+        for block in range(chunk * p.blocks // p.chunks, (chunk + 1) * p.blocks // p.chunks):
+            image, band = block // p.row_blocks, block % p.row_blocks
+            for channel in range(first, last):
+                _add_band(
+                    x, dy, image * p.groups + channel, band * p.block_rows, packed, p,
+                    read_h, read_w, offsets, sums, (channel - first) * size,
+                )  # fmt: skip
+        for channel in range(first, last):
+            at = (channel - first) * size
+            _sum_vectors(sums, at, partial[chunk], channel * p.kernel, p.kernel, width)
+
+
+@kernel(parallel=True)
+def _chunk_pass(x, dy, dw, plan, read_h, read_w, offsets, tasks, partial, scratch):
+    """Run all tasks, then add the chunks up in their order."""
+    workers = scratch.shape[0]
+    for i in prange(workers):
+        _chunks(
+            i * tasks // workers, (i + 1) * tasks // workers, x, dy, partial, plan[0],
+            read_h, read_w, offsets, scratch[i],
+        )  # fmt: skip
+    for i in range(dw.size):
+        total = partial[0, i]
+        for chunk in range(1, partial.shape[0]):
+            total += partial[chunk, i]
+        dw[i] = total
+
+
+def _workspace(plan: DepthPlan, dtype: np.dtype) -> np.ndarray:
+    """Return one row of scratch memory for each worker."""
+    return empty((min(numba.get_num_threads(), plan.tasks), plan.scratch_size), dtype)
+
+
+def _run_bands(
+    x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, plan: DepthPlan
+) -> np.ndarray:
+    """Launch a forward pass or an input gradient into `y`."""
+    if y.size:
+        _band_pass(
+            flat(x), flat(w), np.empty(0, x.dtype) if bias is None else flat(bias),
+            y.reshape(-1), plan.numbers, plan.read_h, plan.read_w, plan.runs, plan.run_at,
+            plan.tap_kernel, plan.phase_at, plan.edges, plan.tasks, _workspace(plan, x.dtype),
+        )  # fmt: skip
+    return y
+
+
+def depthwise_forward(
+    x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, geometry: ConvGeometry
+) -> np.ndarray:
+    """Return the convolution of `x` with `w`."""
+    plan = plane_plan(geometry, False, x.itemsize)
+    return _run_bands(x, w, bias, empty(geometry.output_shape, x.dtype), plan)
+
+
+def depthwise_input_grad(
+    dy: np.ndarray, w: np.ndarray, bias: np.ndarray | None, geometry: ConvGeometry
+) -> np.ndarray:
+    """Return the adjoint of the convolution: its input gradient, a transposed one's forward."""
+    plan = plane_plan(geometry, True, dy.itemsize)
+    return _run_bands(dy, w, bias, empty(geometry.input_shape, dy.dtype), plan)
+
+
+def depthwise_weight_grad(x: np.ndarray, dy: np.ndarray, geometry: ConvGeometry) -> np.ndarray:
+    """Return the gradient of the convolution to its weight."""
+    dw = empty(geometry.weight_shape, x.dtype)
+    if not geometry.batch:
+        dw.fill(0)
+        return dw
+    plan = plane_dot_plan(geometry, x.itemsize)
+    partial = empty((int(plan.numbers["chunks"][0]), dw.size), x.dtype)
+    _chunk_pass(
+        flat(x), flat(dy), dw.reshape(-1), plan.numbers, plan.read_h, plan.read_w, plan.runs,
+        plan.tasks, partial, _workspace(plan, x.dtype),
+    )  # fmt: skip
+    return dw
