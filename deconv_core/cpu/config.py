@@ -7,6 +7,7 @@ of a multiply-add (4 cycles, 2 a cycle): from 8 to 24 on 32 registers, 8 to 12 o
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
 
 import llvmlite.binding as llvm
@@ -28,17 +29,24 @@ class Machine:
     dot: tuple[tuple[int, int], ...]
 
 
+_WIDE = (  # for 32 registers
+    ((12, 2), (8, 3), (4, 6), (3, 6), (2, 8), (1, 8)),
+    ((4, 6), (3, 6), (2, 8), (1, 9)),
+)
 _FAMILIES = {
-    "avx512": Machine(
-        64, ((12, 2), (8, 3), (4, 6), (3, 6), (2, 8), (1, 8)), ((4, 6), (3, 6), (2, 8), (1, 8))
+    "avx512": Machine(64, *_WIDE),
+    "avx2": Machine(
+        32, ((6, 2), (5, 2), (4, 3), (3, 3), (2, 5), (1, 8)), ((4, 3), (3, 3), (2, 5), (1, 9))
     ),
-    "avx2": Machine(32, ((4, 3), (3, 3), (2, 4), (1, 6)), ((3, 4), (2, 4), (1, 6))),
-    "vector128": Machine(16, ((4, 3), (3, 3), (2, 4), (1, 6)), ((3, 4), (2, 4), (1, 6))),
+    "neon": Machine(16, *_WIDE),
+    "sse": Machine(16, ((6, 2), (4, 2), (2, 4), (1, 8)), ((4, 2), (2, 4), (1, 9))),
 }
 
 
 def _host_family() -> str:
     """Return the name of the family whose instructions Numba will generate."""
+    if platform.machine() in ("aarch64", "arm64"):
+        return "neon"
     if config.CPU_NAME or config.CPU_FEATURES:
         text = config.CPU_FEATURES or ""
         features = {name: f"+{name}" in text.split(",") for name in ("avx512f", "avx2")}
@@ -46,7 +54,7 @@ def _host_family() -> str:
         features = dict(llvm.get_host_cpu_features())
     if features.get("avx512f"):
         return "avx512"
-    return "avx2" if features.get("avx2") else "vector128"
+    return "avx2" if features.get("avx2") else "sse"
 
 
 FAMILY = _host_family()

@@ -11,26 +11,24 @@ from __future__ import annotations
 from .jit import kernel
 from .rows import copy, halve, merge, split, window
 
-_CHANNELS = 64  # packed in one go, so that what several lanes write stays in the nearest cache
-
 
 @kernel
 def pack_weights(w, packed, p, tap_kernel, phase_at, group, first, lanes, at):
     """Pack one unit's weights as (write phase, channel, tap, lane)."""
     channels = p.source_channels
     base = group * p.result_channels * channels * p.kernel + first * p.w_lane
+    fours = lanes // 4 * 4
     for phase in range(phase_at.size - 1):
-        begin, taps = phase_at[phase], phase_at[phase + 1] - phase_at[phase]
-        for start in range(0, channels, _CHANNELS):
-            end = min(channels, start + _CHANNELS)
-            for lane in range(lanes):
-                to = at + start * taps * lanes + lane
-                for channel in range(start, end):
-                    source = base + lane * p.w_lane + channel * p.w_channel
-                    for tap in range(begin, begin + taps):
-                        packed[to] = w[source + tap_kernel[tap]]
-                        to += lanes
-        at += channels * taps * lanes
+        for channel in range(channels):
+            for tap in range(phase_at[phase], phase_at[phase + 1]):
+                source = w[base + channel * p.w_channel + tap_kernel[tap] :]
+                target = packed[at : at + lanes]
+                for lane in range(0, fours, 4):  # four by four: the loop itself would cost as much
+                    for i in range(4):
+                        target[lane + i] = source[(lane + i) * p.w_lane]
+                for lane in range(fours, lanes):
+                    target[lane] = source[lane * p.w_lane]
+                at += lanes
 
 
 @kernel
