@@ -7,14 +7,17 @@ the bits do not depend on the number of threads.
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 import numba
 import numpy as np
-from numba import prange
+from numba import prange, types
 
 from ..geometry import ConvGeometry
 from ..memory import empty
 from .arrays import flat
-from .blocking import Plan, dot_plan, spread_plan
+from .blocking import PLAN, Plan, dot_plan, spread_plan
 from .config import MACHINE
 from .depthwise import (
     depthwise_forward,
@@ -23,6 +26,7 @@ from .depthwise import (
     is_depthwise,
 )
 from .jit import kernel
+from .launch import address, array, call
 from .pack import pack_lanes, pack_source, pack_weights, unpack
 from .tile import dot, spread
 from .winograd import (
@@ -114,28 +118,41 @@ def _spread_task(task, x, weights, bias, y, p, read_h, read_w, taps, phase_at, u
                 )  # fmt: skip
 
 
-def _spread_pass(x, w, bias, y, plan, tables, work, workers):
-    """Pack the weights, then run all tasks; `work` holds them and each worker's scratch memory."""
+@kernel
+def _pack_unit(u, w, weights, plan, tables):
+    """Pack the weights of unit `u`."""
+    p = plan[0]
+    tap_kernel = tables[p.tap_kernel_begin : p.tap_kernel_end]
+    phase_at = tables[p.phase_at_begin : p.phase_at_end]
+    unit = tables[p.units_begin + 6 * u : p.units_begin + 6 * u + 6]
+    if p.tiled:
+        pack_tile_weights(w, weights, p, tap_kernel, unit[0], unit[1], unit[2], unit[3])
+    else:
+        pack_weights(w, weights, p, tap_kernel, phase_at, unit[0], unit[1], unit[2], unit[3])
+
+
+@kernel
+def _spread_worker(worker, workers, x, work, bias, y, plan, tables):
+    """Run each `workers`-th task; `work` holds the weights and each worker's scratch memory."""
     p = plan[0]
     read_h, read_w = tables[p.read_h_begin : p.read_h_end], tables[p.read_w_begin : p.read_w_end]
     taps = tables[p.taps_begin : p.taps_end]
-    tap_kernel = tables[p.tap_kernel_begin : p.tap_kernel_end]
     phase_at = tables[p.phase_at_begin : p.phase_at_end]
     units = tables[p.units_begin : p.units_end].reshape(-1, 6)
-    weights, scratch = work[: p.weight_size], work[p.weight_size :]
-    for u in prange(units.shape[0]):
-        group, first, lanes, at = units[u, 0], units[u, 1], units[u, 2], units[u, 3]
-        if plan[0].tiled:
-            pack_tile_weights(w, weights, plan[0], tap_kernel, group, first, lanes, at)
-        else:
-            pack_weights(w, weights, plan[0], tap_kernel, phase_at, group, first, lanes, at)
-    tasks, size = p.blocks * p.splits, p.scratch_size
+    first = p.weight_size + worker * p.scratch_size
+    for task in range(worker, p.blocks * p.splits, workers):
+        _spread_task(
+            task, x, work, bias, y, p, read_h, read_w, taps, phase_at, units,
+            work[first : first + p.scratch_size],
+        )  # fmt: skip
+
+
+def _spread_pass(pack, run, x, w, bias, y, plan, tables, work, workers):
+    """Pack the weights, then run all tasks, with the kernels at the addresses `pack` and `run`."""
+    for u in prange((plan[0].units_end - plan[0].units_begin) // 6):
+        call(pack, u, w, work, plan, tables)
     for worker in prange(workers):
-        for task in range(worker, tasks, workers):
-            _spread_task(
-                task, x, weights, bias, y, plan[0], read_h, read_w, taps, phase_at, units,
-                scratch[worker * size : (worker + 1) * size],
-            )  # fmt: skip
+        call(run, worker, workers, x, work, bias, y, plan, tables)
 
 
 _spread_alone, _spread_shared = kernel(_spread_pass), kernel(_spread_pass, parallel=True)
@@ -254,22 +271,55 @@ def _add_chunks(partial, first, last):
             total[i] += row[i]
 
 
-def _dot_pass(x, dy, dw, plan, tables, partial, scratch):
-    """Run all tasks, then add the chunks up in their order."""
+@kernel
+def _dot_worker(worker, workers, x, dy, partial, plan, tables, scratch):
+    """Run each `workers`-th task, in the worker's row of `scratch`."""
     p = plan[0]
     read_h, read_w = tables[p.read_h_begin : p.read_h_end], tables[p.read_w_begin : p.read_w_end]
     taps = tables[p.taps_begin : p.taps_end]
     units = tables[p.units_begin : p.units_end].reshape(-1, 6)
-    workers, tasks = scratch.shape[0], p.chunks * p.splits
+    for task in range(worker, p.chunks * p.splits, workers):
+        _dot_task(task, x, dy, partial, p, read_h, read_w, taps, units, scratch[worker])
+
+
+@kernel
+def _finish_unit(u, partial, dw, plan, tables):
+    """Add up the chunks of unit `u` in their order, and write it."""
+    units = tables[plan[0].units_begin : plan[0].units_end].reshape(-1, 6)
+    _add_chunks(partial, units[u, 3], units[u, 3] + units[u, 5])
+    _write_unit(dw, partial[0], plan[0], units, u)
+
+
+def _dot_pass(run, finish, x, dy, dw, plan, tables, partial, scratch, workers):
+    """Run all tasks, then finish all units, with the kernels at the addresses given."""
     for worker in prange(workers):
-        for task in range(worker, tasks, workers):
-            _dot_task(task, x, dy, partial, plan[0], read_h, read_w, taps, units, scratch[worker])
-    for u in prange(units.shape[0]):
-        _add_chunks(partial, units[u, 3], units[u, 3] + units[u, 5])
-        _write_unit(dw, partial[0], plan[0], units, u)
+        call(run, worker, workers, x, dy, partial, plan, tables, scratch)
+    for u in prange((plan[0].units_end - plan[0].units_begin) // 6):
+        call(finish, u, partial, dw, plan, tables)
 
 
 _dot_alone, _dot_shared = kernel(_dot_pass), kernel(_dot_pass, parallel=True)
+
+
+@lru_cache(maxsize=2)
+def _spread_addresses(dtype: np.dtype) -> tuple[Any, Any]:
+    """Return the addresses of `_pack_unit` and `_spread_worker` for arrays of `dtype`."""
+    data, integer, rest = array(dtype), types.int64, (array(PLAN), array(np.int64))
+    return (
+        address(_pack_unit, integer, data, data, *rest),
+        address(_spread_worker, integer, integer, *[data] * 4, *rest),
+    )
+
+
+@lru_cache(maxsize=2)
+def _dot_addresses(dtype: np.dtype) -> tuple[Any, Any]:
+    """Return the addresses of `_dot_worker` and `_finish_unit` for arrays of `dtype`."""
+    data, rows, integer = array(dtype), array(dtype, 2), types.int64
+    rest = array(PLAN), array(np.int64)
+    return (
+        address(_dot_worker, integer, integer, data, data, rows, *rest, rows),
+        address(_finish_unit, integer, rows, data, *rest),
+    )
 
 
 def _workers(plan: Plan) -> int:
@@ -285,8 +335,9 @@ def _run_spread(
         workers = _workers(plan)
         run = _spread_alone if plan.tasks == 1 else _spread_shared
         run(
-            flat(x), flat(w), np.zeros(y.shape[1], x.dtype) if bias is None else flat(bias),
-            y.ravel(), plan.numbers, plan.tables,
+            *_spread_addresses(x.dtype), flat(x), flat(w),
+            np.zeros(y.shape[1], x.dtype) if bias is None else flat(bias), y.ravel(),
+            plan.numbers, plan.tables,
             empty((plan.weight_size + workers * plan.scratch_size,), x.dtype), workers,
         )  # fmt: skip
     return y
@@ -323,8 +374,9 @@ def conv_weight_grad(x: np.ndarray, dy: np.ndarray, geometry: ConvGeometry) -> n
     plan = dot_plan(geometry, x.itemsize)
     partial = empty((int(plan.numbers["chunks"][0]), plan.weight_size), x.dtype)
     run = _dot_alone if plan.tasks == 1 else _dot_shared
+    workers = _workers(plan)
     run(
-        flat(x), flat(dy), dw.reshape(-1), plan.numbers, plan.tables, partial,
-        empty((_workers(plan), plan.scratch_size), x.dtype),
+        *_dot_addresses(x.dtype), flat(x), flat(dy), dw.ravel(), plan.numbers, plan.tables,
+        partial, empty((workers, plan.scratch_size), x.dtype), workers,
     )  # fmt: skip
     return dw

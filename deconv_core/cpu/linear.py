@@ -7,9 +7,12 @@ whole tile, and through a small packed panel for the columns that remain.
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 import numba
 import numpy as np
-from numba import prange
+from numba import prange, types
 
 from ..geometry import ceil_div
 from ..memory import empty
@@ -18,6 +21,7 @@ from .blocking import tiles
 from .config import MACHINE
 from .elementwise import bias_grad
 from .jit import kernel
+from .launch import address, array, call
 from .tile import dot, spread
 
 _VECTOR_BYTES = MACHINE.vector_bytes
@@ -56,22 +60,35 @@ def _dot_rows(x, w, y, out, units, first, last):
                             y[(n + j) * out + o + i] += total
 
 
+@kernel
+def _dot_task(task, x, w, partial, out, units, runs, chunk):
+    """Run one (run of outputs, chunk of features) task."""
+    run, part = divmod(task, partial.shape[0])
+    _dot_rows(
+        x, w, partial[part], out, units[runs[run] : runs[run + 1]],
+        part * chunk, min(w.size // out, (part + 1) * chunk),
+    )  # fmt: skip
+
+
 @kernel(parallel=True)
-def _forward(x, w, bias, y, partial, out, units, runs, chunk):
-    """Run (run of outputs, chunk of features) tasks, then add the chunks up in their order."""
-    features = w.size // out
+def _forward(run, x, w, bias, y, partial, out, units, runs, chunk):
+    """Run all tasks with the kernel at the address `run`, then add the chunks up in their order."""
     chunks = partial.shape[0]
     for task in prange((runs.size - 1) * chunks):
-        run, part = task // chunks, task % chunks
-        _dot_rows(
-            x, w, partial[part], out, units[runs[run] : runs[run + 1]],
-            part * chunk, min(features, (part + 1) * chunk),
-        )  # fmt: skip
+        call(run, task, x, w, partial, out, units, runs, chunk)
     for i in prange(y.size):
         total = bias[i % out] if bias.size else y.dtype.type(0)
         for part in range(chunks):
             total += partial[part, i]
         y[i] = total
+
+
+@lru_cache(maxsize=2)
+def _dot_address(dtype: np.dtype) -> Any:
+    """Return the address of `_dot_task` for arrays of `dtype`."""
+    data, integer, integers, units = array(dtype), types.int64, array(np.int64), array(np.int64, 2)
+    rows = array(dtype, 2)
+    return address(_dot_task, integer, data, data, rows, integer, units, integers, integer)
 
 
 def linear_forward(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
@@ -88,8 +105,8 @@ def linear_forward(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None) -> np.
     partial = empty((max(1, ceil_div(features, chunk)), y.size), x.dtype)
     none = np.empty(0, x.dtype)
     _forward(
-        flat(x), flat(w), none if bias is None else flat(bias), y.reshape(-1), partial, out, units,
-        runs.astype(np.int64), chunk,
+        _dot_address(x.dtype), flat(x), flat(w), none if bias is None else flat(bias),
+        y.reshape(-1), partial, out, units, runs.astype(np.int64), chunk,
     )  # fmt: skip
     return y
 
@@ -124,17 +141,33 @@ def _combine_strip(m, weights, y, channels, columns, units, first, last, panel, 
                     y[(lane + l) * columns + start + i] = result[l * step + i]
 
 
+@kernel
+def _combine_worker(worker, workers, m, weights, y, channels, columns, units, strip, panels, taps):
+    """Combine each `workers`-th strip of columns, with the worker's row of `panels`."""
+    for s in range(worker, (columns + strip - 1) // strip, workers):
+        _combine_strip(
+            m, weights, y, channels, columns, units,
+            s * strip, min(columns, (s + 1) * strip), panels[worker], taps,
+        )  # fmt: skip
+
+
 @kernel(parallel=True)
-def _combine(m, weights, y, channels, columns, units, strip, panels, taps):
-    """Share strips of columns among the workers, one row of `panels` each."""
-    workers = panels.shape[0]
-    strips = (columns + strip - 1) // strip
+def _combine(run, workers, m, weights, y, channels, columns, units, strip, panels, taps):
+    """Share strips of columns among the workers, who run the kernel at the address `run`."""
     for worker in prange(workers):
-        for s in range(worker, strips, workers):
-            _combine_strip(
-                m, weights, y, channels, columns, units,
-                s * strip, min(columns, (s + 1) * strip), panels[worker], taps,
-            )  # fmt: skip
+        call(
+            run, worker, workers, m, weights, y, channels, columns, units, strip, panels, taps
+        )  # fmt: skip
+
+
+@lru_cache(maxsize=2)
+def _combine_address(dtype: np.dtype) -> Any:
+    """Return the address of `_combine_worker` for arrays of `dtype`."""
+    data, integer, integers, units = array(dtype), types.int64, array(np.int64), array(np.int64, 2)
+    return address(
+        _combine_worker, integer, integer, data, data, data, integer, integer, units, integer,
+        array(dtype, 3), integers,
+    )  # fmt: skip
 
 
 def _rows(a: np.ndarray, m: np.ndarray) -> np.ndarray:
@@ -153,8 +186,9 @@ def _rows(a: np.ndarray, m: np.ndarray) -> np.ndarray:
     panel = max(channels, MACHINE.spread[0][0]) * widest
     workers = min(numba.get_num_threads(), ceil_div(columns, strip))
     _combine(
-        flat(m), np.ascontiguousarray(weights), y.reshape(-1), channels, columns,
-        np.array(units, np.int64), strip, empty((workers, 2, panel), m.dtype), _NO_TAPS,
+        _combine_address(m.dtype), workers, flat(m), np.ascontiguousarray(weights),
+        y.reshape(-1), channels, columns, np.array(units, np.int64), strip,
+        empty((workers, 2, panel), m.dtype), _NO_TAPS,
     )  # fmt: skip
     return y
 
