@@ -5,7 +5,7 @@ Importing compiles nothing and touches no GPU.
 
 from __future__ import annotations
 
-from deconv_core import data, functional, memory
+from deconv_core import data, device, functional, memory
 from deconv_core.cpu import on_compile
 from deconv_core.layers import AvgPool2d, Conv2d, ConvTranspose2d, Flatten, MaxPool2d, ReLU
 from deconv_core.linear import Linear
@@ -35,6 +35,7 @@ __all__ = [
     "ReLU",
     "Sequential",
     "data",
+    "device",
     "evaluate",
     "functional",
     "memory",

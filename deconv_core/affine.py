@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
 
-from deconv_core import memory
+from deconv_core import device
 from deconv_core.layers import AvgPool2d, Conv2d, ConvTranspose2d, Flatten
 from deconv_core.linear import Linear
-from deconv_core.parameters import Affine, Layer
+from deconv_core.parameters import Affine, Layer, Weighted
 from deconv_core.slices import fitting
 
 Shape = tuple[int, ...]
@@ -61,25 +62,28 @@ class Tail:
 
     def linear(self) -> Linear:
         """Return the tail as one fully connected layer, with parameters of its own."""
-        dtype = next(p.dtype for layer in self.layers for p in layer.parameters())
-        weight = memory.empty((self.rows, self.features), dtype)
-        for rows in self._slices():
-            grad = self._unit(rows, dtype)
+        like = next(p.data for layer in self.layers for p in layer.parameters())
+        weight = device.empty((self.rows, self.features), like.dtype, device.of(like))
+        for rows in self._slices(device.of(like)):
+            grad = self._unit(rows, like)
             for layer, shape in zip(reversed(self.layers), self.shapes[-2::-1], strict=True):
                 grad = layer.adjoint(grad, (len(grad), *shape))
-            weight[rows] = grad.reshape(len(grad), -1)
-        bias = np.zeros((1, *self.shapes[0]), dtype)
+            device.assign(weight[rows], grad.reshape(len(grad), self.features))
+        bias = device.zeros((1, *self.shapes[0]), like.dtype, device.of(like))
         for layer in self.layers:
             bias = layer(bias)
-        return Linear.of(weight, bias.reshape(-1))
+        linear = Linear.of(weight, bias.reshape(-1))
+        linear.precision = next(a.precision for a in self.layers if isinstance(a, Weighted))
+        return linear
 
     def add_grads(self, linear: Linear) -> None:
         """Add to the layers' parameters what the gradients of `linear` mean for them."""
         assert linear.bias is not None
         grad, bare = linear.weight.grad, [layer.without_bias() for layer in self.layers]
-        for rows in self._slices():
-            self._backward(bare, grad[rows], self._unit(rows, grad.dtype))
-        self._backward(self.layers, np.zeros_like(grad[:1]), linear.bias.grad)
+        for rows in self._slices(device.of(grad)):
+            self._backward(bare, grad[rows], self._unit(rows, grad))
+        zero = device.zeros((1, self.features), grad.dtype, device.of(grad))
+        self._backward(self.layers, zero, linear.bias.grad)
 
     def _backward(self, layers: Sequence[Layer], x: np.ndarray, grad_y: np.ndarray) -> None:
         """Add the gradients of ``sum(grad_y * layers(x))`` to the layers' parameters."""
@@ -92,14 +96,21 @@ class Tail:
             step = steps.pop()
             grad_y = step(grad_y, input_grad=bool(steps))
 
-    def _unit(self, rows: slice, dtype: Any) -> np.ndarray:
+    def _unit(self, rows: slice, like: Any) -> np.ndarray:
         """Return the unit vectors of these rows, in the shape of the tail's output."""
-        return np.eye(self.rows, dtype=dtype)[rows].reshape(-1, *self.shapes[-1])
+        identity = _eye_on_cuda if device.of(like) == "cuda" else np.eye
+        return identity(self.rows, dtype=like.dtype)[rows].reshape(-1, *self.shapes[-1])
 
-    def _slices(self) -> list[slice]:
+    def _slices(self, place: str | None) -> list[slice]:
         """Cut the rows so that what the layers make of a slice of them stays small."""
-        size = fitting(2 * self.shapes, 4)
+        size = fitting(2 * self.shapes, 4, place)
         return [slice(start, start + size) for start in range(0, self.rows, size)]
+
+
+@lru_cache(maxsize=16)
+def _eye_on_cuda(size: int, dtype: Any) -> Any:
+    """Return an identity matrix, made once: it is copied there, and a step should not wait."""
+    return device.to(np.eye(size, dtype=dtype), "cuda")
 
 
 def affine_from(layers: Sequence[Layer]) -> int:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from deconv_core import device
 from deconv_core.extras import require
 
 FORMAT = "deconv_core 2"
@@ -38,7 +39,7 @@ def save(
     Parameters
     ----------
     path : of the file; its folder must exist
-    arrays : by name: float32, float64 or int64; floating ones must be finite
+    arrays : by name, on any device: float32, float64 or int64; floating ones must be finite
     state : anything that JSON can carry
     kind : what `load` must be asked for
 
@@ -63,7 +64,7 @@ def save(
     ([1.0, 1.0], {'epoch': 3})
     """
     path = Path(path)
-    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    arrays = {name: np.asarray(device.plain(a), order="C") for name, a in arrays.items()}
     for name, array in arrays.items():
         if array.dtype not in DTYPES:
             raise TypeError(f"{name} is {array.dtype}: only float32, float64 and int64 are saved")

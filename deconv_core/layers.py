@@ -29,9 +29,9 @@ class _Convolution(Weighted):
         y, weight = self(x), self.weight
 
         def backward(grad_y: np.ndarray, input_grad: bool) -> np.ndarray | None:
-            weight.grad += self.weight_grad(grad_y, x, weight.shape, **self._grad_options)
+            weight.add_grad(self.weight_grad(grad_y, x, weight.shape, **self._grad_options))
             if self.bias is not None:
-                self.bias.grad += F.bias_grad(grad_y)
+                self.bias.add_grad(F.bias_grad(grad_y))
             return self.adjoint(grad_y, x.shape) if input_grad else None
 
         return y, Backward(backward, y)
@@ -43,7 +43,8 @@ class _Convolution(Weighted):
     @property
     def _grad_options(self) -> dict[str, Any]:
         """What the gradients take: output_padding follows from the shapes."""
-        return {name: value for name, value in self.options.items() if name != "output_padding"}
+        options = {name: value for name, value in self.options.items() if name != "output_padding"}
+        return {**options, "precision": self.precision}
 
 
 class Conv2d(_Convolution):
@@ -100,7 +101,9 @@ class Conv2d(_Convolution):
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Inference: (N, in, H, W) -> (N, out, H', W')."""
-        return F.conv2d(x, self.weight.data, self.bias_data, **self.options)
+        return F.conv2d(
+            x, self.weight.data, self.bias_data, **self.options, precision=self.precision
+        )
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the output for an input of this shape."""
@@ -168,7 +171,9 @@ class ConvTranspose2d(_Convolution):
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Inference: (N, in, H, W) -> (N, out, H', W')."""
-        return F.conv_transpose2d(x, self.weight.data, self.bias_data, **self.options)
+        return F.conv_transpose2d(
+            x, self.weight.data, self.bias_data, **self.options, precision=self.precision
+        )
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the output for an input of this shape."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from deconv_core import device, init, memory
 from deconv_core import functional as F
-from deconv_core import init, memory
 from deconv_core.arguments import integer
 from deconv_core.parameters import Backward, Layer, Parameter, Weighted
 
@@ -52,13 +52,15 @@ class Linear(Weighted):
     def of(cls, weight: np.ndarray, bias: np.ndarray) -> Linear:
         """Return the layer with these arrays as its weight and bias; nothing is copied."""
         layer = cls.__new__(cls)
-        layer.weight = Parameter(weight, memory.zeros(weight.shape, weight.dtype))
+        grad = device.empty(weight.shape, weight.dtype, device.of(weight))
+        device.clear(grad)
+        layer.weight = Parameter(weight, grad)
         layer.bias, layer.options, layer._kept = Parameter(bias), {}, None
         return layer
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Inference: (N, in) -> (N, out)."""
-        return F.linear(x, self.weight.data, self.bias_data)
+        return F.linear(x, self.weight.data, self.bias_data, precision=self.precision)
 
     def forward(self, x: np.ndarray) -> tuple[np.ndarray, Backward]:
         """Training: the output, and its backward pass, which keeps x."""
@@ -67,14 +69,14 @@ class Linear(Weighted):
         def backward(grad_y: np.ndarray, input_grad: bool) -> np.ndarray | None:
             self._add_weight_grad(grad_y, x)
             if self.bias is not None:
-                self.bias.grad += F.bias_grad(grad_y)
+                self.bias.add_grad(F.bias_grad(grad_y))
             return self.adjoint(grad_y, x.shape) if input_grad else None
 
         return y, Backward(backward, y)
 
     def adjoint(self, grad_y: np.ndarray, input_shape: tuple[int, ...]) -> np.ndarray:
         """Return the gradient to the input."""
-        return F.linear_input_grad(grad_y, self.weight.data)
+        return F.linear_input_grad(grad_y, self.weight.data, precision=self.precision)
 
     def macs(self, input_shape: tuple[int, ...]) -> int:
         """Return the multiply-adds of one forward pass."""
@@ -83,7 +85,7 @@ class Linear(Weighted):
     def _add_weight_grad(self, grad_y: np.ndarray, x: np.ndarray) -> None:
         """Add ``grad_y.T @ x`` to the weight's gradient, now or (when gathering) later."""
         if self._kept is None:
-            self.weight.grad += F.linear_weight_grad(grad_y, x)
+            self._add(grad_y, x)
             return
         self._kept.append((grad_y, x))
         kept_bytes = sum(kept_x.nbytes for _, kept_x in self._kept)
@@ -95,7 +97,11 @@ class Linear(Weighted):
         if self._kept:
             grads, inputs = (_stack(arrays) for arrays in zip(*self._kept, strict=True))
             self._kept.clear()
-            self.weight.grad += F.linear_weight_grad(grads, inputs)
+            self._add(grads, inputs)
+
+    def _add(self, grad_y: np.ndarray, x: np.ndarray) -> None:
+        """Add ``grad_y.T @ x`` to the weight's gradient."""
+        self.weight.add_grad(F.linear_weight_grad(grad_y, x, precision=self.precision))
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the output for an input of this shape."""
@@ -107,8 +113,8 @@ class Linear(Weighted):
 
 def _stack(arrays: tuple[np.ndarray, ...]) -> np.ndarray:
     """Join arrays along the first axis, in pooled memory."""
-    if len(arrays) == 1:
-        return arrays[0]
+    if len(arrays) == 1 or device.of(arrays[0]) == "cuda":
+        return device.concatenate(arrays)
     shape = (sum(len(array) for array in arrays), *arrays[0].shape[1:])
     return np.concatenate(arrays, out=memory.empty(shape, arrays[0].dtype))
 

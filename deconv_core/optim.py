@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
+from deconv_core import device
 from deconv_core import functional as F
 from deconv_core.parameters import Parameter, mismatches
 
@@ -68,6 +70,44 @@ class Optimizer:
         self.arrays = {
             slot: [np.zeros(p.shape, p.dtype) for p in self.parameters] for slot in self.slots
         }
+        self._packed: tuple[Any, ...] | None = None  # on CUDA: data, gradient, slots, in one each
+        self._packed_grads: list[Any] = []
+
+    def _pieces(self) -> Iterable[tuple[Any, ...]]:
+        """Return what `step` updates one after another: data, gradient and an array per slot.
+
+        The state follows the parameters to their device. On CUDA all parameters are moved into one
+        array, their gradients into another, and so on, so that one launch updates them all.
+        """
+        if device.of(self.parameters[0].data) == "cuda":
+            grads = [parameter.grad for parameter in self.parameters]
+            if self._packed is None or any(map(operator.is_not, grads, self._packed_grads)):
+                self._packed = self._pack()
+            return [self._packed]
+        if self._packed:
+            self._packed = None
+            for slot, arrays in self.arrays.items():
+                self.arrays[slot] = [device.to(array, "cpu") for array in arrays]
+        data, grads = [p.data for p in self.parameters], [p.grad for p in self.parameters]
+        return zip(data, grads, *(self.arrays[slot] for slot in self.slots), strict=True)
+
+    def _pack(self) -> tuple[Any, ...]:
+        """Move the parameters, their gradients and the state into one array each, on CUDA."""
+        for index, parameter in enumerate(self.parameters):
+            if (place := device.of(parameter.data)) != "cuda":
+                raise TypeError(f"parameter 0 is on cuda but parameter {index} is on {place}")
+        data, views = device.pack([p.data for p in self.parameters])
+        grad, self._packed_grads = device.pack([p.grad for p in self.parameters])
+        for parameter, view, grad_view in zip(
+            self.parameters, views, self._packed_grads, strict=True
+        ):
+            parameter.data, parameter.grad = view, grad_view
+        packed = [data, grad]
+        for slot in self.slots:
+            state = [device.to(array, "cuda") for array in self.arrays[slot]]
+            whole, self.arrays[slot] = device.pack(state)
+            packed.append(whole)
+        return tuple(packed)
 
     def _checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return the hyper-parameters after checking them."""
@@ -96,7 +136,7 @@ class Optimizer:
         """
         indices, slots = range(len(self.parameters)), self._slots_in_use(self.options)
         state = {
-            i: {"step": self.steps, **{slot: self.arrays[slot][i].copy() for slot in slots}}
+            i: {"step": self.steps, **{slot: device.copy(self.arrays[slot][i]) for slot in slots}}
             for i in indices
             if self.steps
         }
@@ -130,9 +170,9 @@ class Optimizer:
         self.options, self.steps = options, steps.pop()
         for slot in self.slots:
             for own in self.arrays[slot]:
-                own.fill(0)
+                device.clear(own)
         for slot, i, array in arrays:
-            np.copyto(self.arrays[slot][i], np.asarray(array))
+            device.assign(self.arrays[slot][i], np.asarray(array))
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value}" for name, value in self.options.items())
@@ -218,13 +258,9 @@ class SGD(Optimizer):
     def step(self) -> None:
         """Update every parameter, in place, from its gradient."""
         options = self._checked(self.options)
-        for parameter, buffer in zip(self.parameters, self.arrays["momentum_buffer"], strict=True):
+        for data, grad, buffer in self._pieces():
             F.sgd_step(
-                parameter.data,
-                parameter.grad,
-                buffer if options["momentum"] else None,
-                self.steps == 0,
-                **options,
+                data, grad, buffer if options["momentum"] else None, self.steps == 0, **options
             )
         self.steps += 1
 
@@ -270,12 +306,10 @@ class Adam(Optimizer):
         options = self._checked(self.options)
         beta1, beta2 = options["betas"]
         self.steps += 1
-        for parameter, exp_avg, exp_avg_sq in zip(
-            self.parameters, self.arrays["exp_avg"], self.arrays["exp_avg_sq"], strict=True
-        ):
+        for data, grad, exp_avg, exp_avg_sq in self._pieces():
             F.adam_step(
-                parameter.data,
-                parameter.grad,
+                data,
+                grad,
                 exp_avg,
                 exp_avg_sq,
                 self.steps,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from deconv_core import init
+from deconv_core import device, init
 from deconv_core.arguments import integer
 
 
@@ -17,7 +17,7 @@ class Parameter:
 
     Parameters
     ----------
-    data : float32 or float64 array, kept without a copy when it is C-contiguous
+    data : float32 or float64 array, kept without a copy when it is C-contiguous, or a CUDA array
     grad : array of zeros for the gradient, made when none is given
 
     Attributes
@@ -34,9 +34,10 @@ class Parameter:
     __slots__ = ("data", "grad")
 
     def __init__(self, data: np.ndarray, grad: np.ndarray | None = None) -> None:
-        self.data = np.asarray(data, init.float_dtype(np.asarray(data).dtype), order="C")
-        # np.zeros, unlike zeros_like, takes no memory until a gradient is written.
-        self.grad = np.zeros(self.data.shape, self.data.dtype) if grad is None else grad
+        if device.of(data) != "cuda":
+            data = np.asarray(data, init.float_dtype(np.asarray(data).dtype), order="C")
+        self.data = data
+        self.grad = device.zeros(data.shape, data.dtype, device.of(data)) if grad is None else grad
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -50,7 +51,11 @@ class Parameter:
 
     def zero_grad(self) -> None:
         """Set the gradient to zero, in place."""
-        self.grad.fill(0)
+        device.clear(self.grad)
+
+    def add_grad(self, grad: np.ndarray) -> None:
+        """Add to the gradient, in place."""
+        device.add(self.grad, grad)
 
     def __repr__(self) -> str:
         return f"Parameter(shape={self.shape}, dtype={self.dtype})"
@@ -73,20 +78,21 @@ class Backward:
         gradient can still be passed.
     """
 
-    __slots__ = ("_dtype", "_run", "_shape")
+    __slots__ = ("_device", "_dtype", "_run", "_shape")
 
     def __init__(
         self, run: Callable[[np.ndarray, bool], np.ndarray | None], output: np.ndarray
     ) -> None:
         self._run: Callable[[np.ndarray, bool], np.ndarray | None] | None = run
-        self._shape, self._dtype = output.shape, output.dtype
+        self._shape, self._dtype, self._device = output.shape, output.dtype, device.of(output)
 
     def __call__(self, grad_output: np.ndarray, input_grad: bool = True) -> Any:
         if self._run is None:
             raise RuntimeError("backward was called already: each forward call allows one")
-        if not isinstance(grad_output, np.ndarray):
+        if device.of(grad_output) != self._device:
             kind = type(grad_output).__name__
-            raise TypeError(f"grad_output must be a numpy.ndarray, got {kind}")
+            wanted = "on cuda, as the output is" if self._device == "cuda" else "a numpy.ndarray"
+            raise TypeError(f"grad_output must be {wanted}, got {kind}")
         if grad_output.shape != self._shape:
             raise ValueError(
                 f"grad_output has shape {grad_output.shape} but the output has {self._shape}"
@@ -154,9 +160,54 @@ class Layer:
         for parameter in self.parameters():
             parameter.zero_grad()
 
+    def to(self, where: str, precision: str | None = None) -> Any:
+        """Move all parameters and their gradients to a device, in place; optimizers follow.
+
+        Parameters
+        ----------
+        where : "cpu" or "cuda"
+        precision : of the layers' products on CUDA: "float32", "tf32", "3xtf32" (float32's accuracy
+            on tensor cores), or None for float32's accuracy in the way that suits the GPU
+
+        Returns
+        -------
+        Layer
+            This one itself.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For an unknown device or precision, and for float64 parameters on CUDA.
+        ImportError
+            When CUDA cannot be used here: it says what is missing, and how to install it.
+        MemoryError
+            When the device has no room. In each of these cases nothing has moved.
+
+        Examples
+        --------
+        >>> from deconv_core.linear import Linear
+        >>> Linear(2, 1, rng=0).to("cpu")
+        Linear(weight=(1, 2))
+        """
+        device.check(where)
+        device.check_precision(precision, where)
+        for name, parameter in self.named_parameters():
+            if where == "cuda" and parameter.dtype != np.float32:
+                raise TypeError(f"{name} is {parameter.dtype}: on cuda parameters are float32")
+        moved = [
+            (parameter, device.to(parameter.data, where), device.to(parameter.grad, where))
+            for parameter in self.parameters()
+        ]
+        for parameter, data, grad in moved:
+            parameter.data, parameter.grad = data, grad
+        for layer in self.walk():
+            if isinstance(layer, Weighted):
+                layer.precision = precision
+        return self
+
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Return copies of all parameters by name: names, shapes and layouts of PyTorch."""
-        return {name: parameter.data.copy() for name, parameter in self.named_parameters()}
+        """Return copies of all parameters by name, in NumPy: names, shapes, layouts of PyTorch."""
+        return {name: device.copy(parameter.data) for name, parameter in self.named_parameters()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Copy the arrays of `state` into the parameters, or change nothing.
@@ -181,18 +232,18 @@ class Layer:
         if problems:
             raise ValueError("state_dict does not fit: " + "; ".join(problems))
         for name, array in arrays.items():
-            np.copyto(own[name].data, array)
+            device.assign(own[name].data, array)
 
 
 def _plain(value: Any) -> np.ndarray:
-    """Return an array of `value`, which may be a PyTorch tensor in training."""
-    return np.asarray(value.detach() if hasattr(value, "detach") else value)
+    """Return an array of `value`, which may be a PyTorch tensor in training, or on a device."""
+    return np.asarray(value.detach() if hasattr(value, "detach") else device.plain(value))
 
 
 def mismatches(name: str, array: np.ndarray, like: np.ndarray) -> list[str]:
     """Return in words why `array` cannot take the place of `like` (nothing if it can)."""
     if array.shape != like.shape:
-        return [f"{name} has shape {array.shape} but {like.shape} is needed"]
+        return [f"{name} has shape {array.shape} but {tuple(like.shape)} is needed"]
     if array.dtype != like.dtype:
         return [f"{name} is {array.dtype} but {like.dtype} is needed"]
     if not np.isfinite(array).all():
@@ -226,6 +277,8 @@ class Affine(Layer):
 
 class Weighted(Affine):
     """A layer with a weight and, unless it is None, a bias."""
+
+    precision: str | None = None  # of its products on CUDA
 
     def __init__(
         self, weight_shape: tuple[int, ...], bias_size: int | None, rng: init.Rng, dtype: Any

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from deconv_core import device
 from deconv_core.affine import Tail, affine_from, cheapest_tail
 from deconv_core.layers import Flatten
 from deconv_core.parameters import Backward, Layer
@@ -77,8 +78,9 @@ class Sequential(Layer):
         layers = list(body)
         if tail is None:
             return _run(layers, x)
-        size = fitting((shape[1:] for shape in _shapes(layers, x.shape)), x.itemsize)
-        return np.concatenate(
+        shapes = (shape[1:] for shape in _shapes(layers, x.shape))
+        size = fitting(shapes, x.dtype.itemsize, device.of(x))
+        return device.concatenate(
             [_run(layers, x[start : start + size]) for start in range(0, len(x), size)]
         )
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-SLICE_BYTES = 32 << 20  # what the layers' outputs for one slice of a batch may take
+# What the layers' outputs for one slice of a batch may take. On the CPU they should stay in cache;
+# a GPU wants large slices, but its memory has an end too.
+SLICE_BYTES = {"cpu": 32 << 20, "cuda": 4 << 30}
 
 
-def fitting(shapes: Iterable[tuple[int, ...]], itemsize: int) -> int:
+def fitting(shapes: Iterable[tuple[int, ...]], itemsize: int, device: str | None = "cpu") -> int:
     """Return the largest power of two of images whose arrays of these shapes fit SLICE_BYTES.
 
     At least one, whatever it takes. It depends on shapes alone, never on the machine or its
@@ -20,4 +22,4 @@ def fitting(shapes: Iterable[tuple[int, ...]], itemsize: int) -> int:
     64
     """
     each = itemsize * sum(math.prod(shape) for shape in shapes)
-    return 1 << max((SLICE_BYTES // max(each, 1)).bit_length() - 1, 0)
+    return 1 << max((SLICE_BYTES[device or "cpu"] // max(each, 1)).bit_length() - 1, 0)

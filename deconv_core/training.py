@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from deconv_core import device
 from deconv_core.arguments import integer
 from deconv_core.linear import gathering
 from deconv_core.optim import Optimizer
@@ -33,8 +34,8 @@ def _output_shapes(net: Layer, shape: tuple[int, ...]) -> Iterator[tuple[int, ..
 def slice_size(net: Layer, x: np.ndarray, micro_batch: int | str | None) -> int:
     """Return how many images of `x` go through `net` at a time.
 
-    For "auto" that is the power of two whose activations come closest to 32 MiB from below, and
-    at least one.
+    For "auto" that is the power of two whose activations come closest to 32 MiB (on CUDA 4 GiB)
+    from below, and at least one.
 
     Raises
     ------
@@ -45,7 +46,8 @@ def slice_size(net: Layer, x: np.ndarray, micro_batch: int | str | None) -> int:
     if micro_batch is None:
         return images
     if micro_batch == "auto":
-        return min(fitting(_output_shapes(net, (1, *x.shape[1:])), x.itemsize), images)
+        shapes = _output_shapes(net, (1, *x.shape[1:]))
+        return min(fitting(shapes, x.dtype.itemsize, device.of(x)), images)
     return integer("micro_batch", micro_batch, 1)
 
 
@@ -57,12 +59,15 @@ def train_step(
     target: np.ndarray,
     micro_batch: int | str | None = "auto",
     collapse: bool = True,
-) -> float:
+) -> Any:
     """Make one optimizer step on a batch and return its mean loss from before the step.
 
     The gradient of a mean over N images is the sum of its slices' gradients, so each slice goes
     through the whole net, forward and backward, before the next: memory does not grow with the
     batch, and what a layer leaves is still in cache when the next one wants it.
+
+    On CUDA nothing here waits for the device: the loss that is returned is read, and the step
+    waited for, by ``float(loss)``.
 
     Parameters
     ----------
@@ -80,7 +85,8 @@ def train_step(
     ValueError, TypeError
         When x and target differ in length or hold nothing, or micro_batch is no such number.
     FloatingPointError
-        When the loss is not finite: weights and optimizer are as before, gradients are zero.
+        When the loss is not finite: weights and optimizer are as before, gradients are zero. On
+        CUDA it is raised where the loss is read, after the step.
 
     Examples
     --------
@@ -96,7 +102,7 @@ def train_step(
     if not len(x):
         raise ValueError("x holds 0 images")
     net.zero_grad()
-    loss = 0.0
+    loss: Any = 0.0
     try:
         trained = _collapsed(net, x.shape) if collapse else nullcontext(net)
         with trained as body, gathering(body), np.errstate(all="ignore"):
@@ -108,7 +114,7 @@ def train_step(
         net.zero_grad()
         raise
     optimizer.step()
-    return loss
+    return loss if isinstance(loss, float) else loss.finite()
 
 
 @contextmanager
@@ -123,7 +129,7 @@ def _collapsed(net: Layer, shape: tuple[int, ...]) -> Iterator[Layer]:
 def _check_batch(x: Any, target: Any) -> None:
     """Raise unless these are arrays of as many images as labels."""
     for name, array in (("x", x), ("target", target)):
-        if not isinstance(array, np.ndarray):
+        if device.of(array) is None:
             raise TypeError(f"{name} must be a numpy.ndarray, got {type(array).__name__}")
         if not array.ndim:
             raise ValueError(f"{name} must hold a batch, got an array without axes")
@@ -133,16 +139,19 @@ def _check_batch(x: Any, target: Any) -> None:
 
 def _accumulate(
     net: Layer, criterion: Criterion, x: np.ndarray, target: np.ndarray, total: int
-) -> float:
+) -> Any:
     """Add one slice's share of the gradients and return its share of the loss."""
     logits, backward = net.forward(x)
+    loss: Any
     loss, grad = criterion(logits, target)
-    if not math.isfinite(loss):
-        raise FloatingPointError(f"the loss is {float(loss)}")
+    if device.of(logits) != "cuda":
+        loss = float(loss)
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss}")
     if len(x) < total:
-        grad *= len(x) / total
+        device.scale(grad, len(x) / total)
     backward(grad, input_grad=False)
-    return float(loss) * (len(x) / total)
+    return loss * (len(x) / total)
 
 
 def predict(net: Layer, x: np.ndarray, micro_batch: int | str | None = "auto") -> np.ndarray:
@@ -164,9 +173,9 @@ def predict(net: Layer, x: np.ndarray, micro_batch: int | str | None = "auto") -
             net, _ = net.collapsed(x.shape, training=False)
         size = slice_size(net, x, micro_batch)
         parts = [net(x[start : start + size]) for start in range(0, max(len(x), 1), size)]
-    if not all(np.isfinite(part).all() for part in parts):
+    if not all(np.isfinite(device.plain(part)).all() for part in parts):
         raise FloatingPointError("what the net makes of the images is not finite")
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return device.concatenate(parts)
 
 
 @dataclass(frozen=True)
@@ -210,7 +219,7 @@ def evaluate(
     Parameters
     ----------
     net : a layer or Sequential that returns (N, classes) logits
-    batches : iterable of (images, int64 labels)
+    batches : iterable of (images, int64 labels), on the device of the net
     micro_batch : as in `train_step`
 
     Raises
@@ -231,7 +240,7 @@ def evaluate(
     confusion: Any = None
     for x, target in batches:
         _check_batch(x, target)
-        logits = predict(net, x, micro_batch)
+        logits, target = device.plain(predict(net, x, micro_batch)), device.plain(target)
         classes = logits.shape[1]
         _check_labels(target, classes)
         pairs = np.bincount(target * classes + logits.argmax(axis=1), minlength=classes**2)

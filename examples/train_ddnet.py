@@ -2,6 +2,7 @@
 
     python examples/train_ddnet.py                    ten epochs at 32x32
     python examples/train_ddnet.py --resume           go on after any interruption
+    python examples/train_ddnet.py --device cuda      on an NVIDIA GPU, with numba.cuda
 
 The results lie in the folder `--out`: `metrics.jsonl`, `curves.png`, `confusion.png`,
 `weights.safetensors` (the names and layouts of the same net in PyTorch) and
@@ -38,12 +39,13 @@ DEFAULTS: dict[str, Any] = {
     "image_size": 32,
     "variant": "listing",
     "threads": None,
+    "device": "cpu",
     "seed": 0,
     "limit_train": None,
     "limit_test": None,
 }
 CORES = numba.config.NUMBA_NUM_THREADS
-FREE_ON_RESUME = ("data", "epochs", "threads")  # these change no step that was made
+FREE_ON_RESUME = ("data", "epochs", "threads", "device")  # these change no step that was made
 
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
@@ -60,6 +62,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     add("--image-size", type=at_least(1), metavar="N", help="32; the original listing has 224")
     add("--variant", choices=("listing", "pooled"), help="which DDNet (listing)")
     add("--threads", type=at_least(1, CORES), metavar="N", help="threads (all cores)")
+    add("--device", choices=dc.device.DEVICES, help="where to compute (cpu)")
     add("--seed", type=at_least(0), metavar="N", help="of the weights and the order (0)")
     add("--out", type=folder, default="runs/ddnet", help="folder of the results (%(default)s)")
     add("--resume", action="store_true", default=False, help="go on with the run in --out")
@@ -174,12 +177,13 @@ def train_epochs(
 
     def test() -> dc.Evaluation:
         batches = stop.watch(test_loader.epoch(0))
-        return dc.evaluate(net, progress.testing(batches, len(test_loader.dataset)))
+        shown = progress.testing(batches, len(test_loader.dataset))
+        return dc.evaluate(net, dc.device.feed(shown, options["device"]))
 
     result, epochs = None, options["epochs"]
     try:
         for epoch in range(run.position.epoch, epochs):
-            train_epoch(net, optimizer, train_loader, epochs, run, progress, stop)
+            train_epoch(net, optimizer, train_loader, options, run, progress, stop)
             result = test()
             run.log(epoch=epoch + 1, step=optimizer.steps, accuracy=result.accuracy)
             run.position = Position(epoch + 1)
@@ -198,25 +202,41 @@ def train_epoch(
     net: dc.Sequential,
     optimizer: dc.Adam,
     loader: data.Loader,
-    epochs: int,
+    options: dict[str, Any],
     run: Run,
     progress: Progress,
     stop: StopRequest,
 ) -> None:
     """Train to the end of the epoch in which the run stands."""
     criterion, epoch = dc.CrossEntropyLoss(), run.position.epoch
-    for x, target in stop.watch(loader.epoch(epoch, start=run.position.batch)):
-        loss = dc.train_step(net, criterion, optimizer, x, target)
-        run.position.batch += 1
-        run.log(epoch=epoch + 1, step=optimizer.steps, loss=loss)
-        progress.step(len(x), loss)
-        if run.position.batch % 100 == 0:
-            progress.line(
-                f"Epoch [{epoch + 1}/{epochs}], Step [{run.position.batch}/{len(loader)}], "
-                f"Loss: {loss:.4f}"
-            )
-        if run.due:
-            run.save()
+    steps: list[tuple[int, int, int, Any]] = []  # whose loss is not read yet
+
+    def report(waiting: int) -> None:
+        """Report on all steps but the last few; reading a loss waits for its step."""
+        while len(steps) > waiting:
+            batch, step, images, loss = steps.pop(0)
+            loss = float(loss)
+            run.log(epoch=epoch + 1, step=step, loss=loss)
+            progress.step(images, loss)
+            if batch % 100 == 0:
+                progress.line(
+                    f"Epoch [{epoch + 1}/{options['epochs']}], Step [{batch}/{len(loader)}], "
+                    f"Loss: {loss:.4f}"
+                )
+
+    late = int(options["device"] == "cuda")  # so that the GPU always has a next step to do
+    batches = stop.watch(loader.epoch(epoch, start=run.position.batch))
+    try:
+        for x, target in dc.device.feed(batches, options["device"]):
+            loss = dc.train_step(net, criterion, optimizer, x, target)
+            run.position.batch += 1
+            steps.append((run.position.batch, optimizer.steps, len(x), loss))
+            report(late)
+            if run.due:
+                report(0)
+                run.save()
+    finally:
+        report(0)
 
 
 def settle(run: Run, given: dict[str, Any]) -> dict[str, Any]:
@@ -246,6 +266,7 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"error: {error}", file=sys.stderr)
                 return 2
             numba.set_num_threads(min(options["threads"] or CORES, CORES))
+            net.to(options["device"])
             train_ddnet(options, net, run)
     except KeyboardInterrupt:
         again = shlex.join([sys.executable, sys.argv[0], "--resume", "--out", out])

@@ -31,7 +31,12 @@ def python_blocks(page: str) -> list[str]:
 @pytest.mark.parametrize("name", ["deconv_core", *MODULES])
 def test_docstring_examples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    module = importlib.import_module(name)
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:  # without the extra, its modules say so
+        if "deconv_core[cuda]" in str(error):
+            pytest.skip(str(error))
+        raise
     assert (module.__doc__ or "").strip(), f"{name} has no docstring"
     options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     assert doctest.testmod(module, optionflags=options).failed == 0

@@ -1,17 +1,22 @@
-"""What `functional` asks of its arguments: each check raises an error that names what clashes."""
+"""What `functional` asks of its arguments: each check raises an error that names what clashes.
+
+`floats` also tells where the arrays live, by returning the kernels for them.
+"""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from deconv_core import cpu, device
 from deconv_core.geometry import Axis
 
 Array = np.ndarray[Any, Any]
 _FLOATS = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
+_DEFAULT: dict[str, str] = {}
 
 
 def _plain(name: str, array: Any) -> None:
@@ -20,11 +25,16 @@ def _plain(name: str, array: Any) -> None:
         raise TypeError(f"{name} must be a numpy.ndarray, got {type(array).__name__}")
 
 
-def floats(**arrays: Any) -> None:
-    """Raise TypeError unless all `arrays` are NumPy arrays of one dtype: float32 or float64."""
+def floats(**arrays: Any) -> Any:
+    """Return the kernels of the device on which all `arrays` live.
+
+    Raise TypeError unless they are of one dtype: float32 or float64, on CUDA float32.
+    """
     common = None
     for name, array in arrays.items():
         if type(array) is not np.ndarray:
+            if any(device.of(other) == "cuda" for other in arrays.values()):
+                return _on_cuda(arrays)
             _plain(name, array)
         dtype = array.dtype
         if dtype not in _FLOATS:
@@ -33,11 +43,51 @@ def floats(**arrays: Any) -> None:
             first, common = name, dtype
         elif dtype != common:
             raise TypeError(f"{first} and {name} must have one dtype, got {common} and {dtype}")
+    return cpu
 
 
-def int64(name: str, array: Any) -> None:
-    """Raise TypeError unless `array` is a NumPy array of native int64."""
-    _plain(name, array)
+def _on_cuda(arrays: Mapping[str, Any]) -> Any:
+    """Return the CUDA kernels; raise TypeError unless all `arrays` are such as they take."""
+    _together(arrays)
+    for name, array in arrays.items():
+        if array.dtype != np.float32:
+            raise TypeError(f"{name} must be float32 on cuda, got {array.dtype!r}")
+    return device.cuda()
+
+
+def _together(arrays: Mapping[str, Any]) -> None:
+    """Raise unless all `arrays`, one of them a CUDA array, are contiguous CUDA arrays."""
+    there = next(name for name, array in arrays.items() if device.of(array) == "cuda")
+    for name, array in arrays.items():
+        if device.of(array) != "cuda":
+            raise TypeError(
+                f"{there} is on cuda but {name} is a {type(array).__name__}: all must be on one "
+                "device (deconv_core.device.to copies an array to another)"
+            )
+        if not array.is_c_contiguous():
+            shape, strides = tuple(array.shape), tuple(array.strides)
+            raise ValueError(
+                f"{name} must be C-contiguous on cuda, got shape {shape}, strides {strides}"
+            )
+
+
+def precision(kernels: Any, name: str | None) -> dict[str, str]:
+    """Return what kernels get for a precision; None is their device's default.
+
+    Raise ValueError unless it is one of the device's.
+    """
+    if name is None:
+        return _DEFAULT
+    device.check_precision(name, "cpu" if kernels is cpu else "cuda")
+    return _DEFAULT if kernels is cpu else {"precision": name}
+
+
+def int64(name: str, array: Any, like: str, other: Any) -> None:
+    """Raise TypeError unless `array` is of native int64, and where `other`, named `like`, is."""
+    if device.of(other) == "cuda" or device.of(array) == "cuda":
+        _together({like: other, name: array})
+    else:
+        _plain(name, array)
     if array.dtype != np.int64 or not array.dtype.isnative:
         raise TypeError(f"{name} must be int64, got {array.dtype!r}")
 
@@ -69,7 +119,7 @@ def sizes(name: str, value: Any, axes: int) -> tuple[int, ...]:
 def bias(value: Any, channels: int, weight: Array) -> None:
     """Raise unless `value` is None or one float per channel, of the (float) dtype of `weight`."""
     if value is not None:
-        if type(value) is not np.ndarray or value.dtype != weight.dtype:
+        if type(value) is not type(weight) or value.dtype != weight.dtype:
             floats(weight=weight, bias=value)
         if value.shape != (channels,):
             shape_is("bias", value.shape, (channels,), f"weight with {channels} outputs")
@@ -103,24 +153,36 @@ def output_padding(
     return extra[0], extra[1]
 
 
-def pool_indices(indices: Any, grad_shape: Sequence[int], plane: int) -> None:
-    """Raise unless `indices` fit `grad_shape` and lie inside planes of `plane` elements."""
-    int64("indices", indices)
-    shape_is("indices", indices.shape, grad_shape, f"grad_output of shape {tuple(grad_shape)}")
+def pool_indices(indices: Any, grad_output: Any, plane: int) -> None:
+    """Raise unless `indices` fit `grad_output` and lie inside planes of `plane` elements.
+
+    What lies outside a plane is ignored on CUDA, where looking would mean waiting.
+    """
+    shape = tuple(grad_output.shape)
+    int64("indices", indices, "grad_output", grad_output)
+    shape_is("indices", indices.shape, shape, f"grad_output of shape {shape}")
+    if not isinstance(indices, np.ndarray):
+        return
     if indices.size and not (0 <= indices.min() and indices.max() < plane):
         raise ValueError(
             f"indices run from {indices.min()} to {indices.max()} but planes hold {plane} elements"
         )
 
 
-def labels(target: Any, shape: Sequence[int]) -> None:
-    """Raise unless `target` holds one class number for each row of logits of `shape`."""
+def labels(target: Any, logits: Any) -> None:
+    """Raise unless `target` holds one class number for each row of `logits`.
+
+    What is no class makes the loss NaN on CUDA, where looking would mean waiting.
+    """
+    shape = tuple(logits.shape)
     rank("logits", shape, 2)
     count, classes = shape
-    int64("target", target)
-    shape_is("target", target.shape, (count,), f"logits of shape {tuple(shape)}")
+    int64("target", target, "logits", logits)
+    shape_is("target", target.shape, (count,), f"logits of shape {shape}")
     if not count:
         raise ValueError(f"the mean loss of no images is undefined: logits have shape {shape}")
+    if not isinstance(target, np.ndarray):
+        return
     wrong = np.flatnonzero((target < 0) | (target >= classes))
     if wrong.size:
         raise ValueError(
@@ -138,14 +200,18 @@ def fraction(name: str, value: Any) -> float:
     return float(value)
 
 
-def updatable(**arrays: Any) -> None:
-    """Raise unless `arrays` are of one float dtype and one shape and, but for `grad`, writable."""
-    floats(**arrays)
+def updatable(**arrays: Any) -> Any:
+    """Return the kernels of the device of all `arrays`.
+
+    Raise unless they are of one float dtype and one shape and, but for `grad`, writable.
+    """
+    kernels = floats(**arrays)
     first, *_ = arrays
     for name, array in arrays.items():
         shape_is(name, array.shape, arrays[first].shape, first)
-        if name != "grad" and not array.flags.writeable:
+        if name != "grad" and kernels is cpu and not array.flags.writeable:
             raise ValueError(f"{name} is read-only but is updated in place")
+    return kernels
 
 
 def linear(weight_shape: Sequence[int], **operands: tuple[Sequence[int], int]) -> None:

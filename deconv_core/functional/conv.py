@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from deconv_core import cpu as kernels
 from deconv_core import geometry
 from deconv_core.arguments import integer
 
@@ -24,6 +23,8 @@ def conv2d(
     padding: Any = 0,
     dilation: Any = 1,
     groups: int = 1,
+    *,
+    precision: str | None = None,
 ) -> Array:
     """Convolve: ``y[o, i, j] = b[o] + sum x[c, s*i + d*u - p, s*j + d*v - p] * w[o, c, u, v]``.
 
@@ -34,6 +35,7 @@ def conv2d(
     bias : (out,) or None
     stride, padding, dilation : int or pair of int; padding also "same" or "valid"
     groups : int
+    precision : "float32", "tf32", "3xtf32" or None for the best; other than float32 on CUDA only
 
     Returns
     -------
@@ -50,10 +52,11 @@ def conv2d(
     >>> conv2d(x, np.array([[[[0.0, 1.0]]]])).tolist()
     [[[[1.0, 2.0], [4.0, 5.0], [7.0, 8.0]]]]
     """
-    checks.floats(x=x, weight=weight)
+    kernels = checks.floats(x=x, weight=weight)
     shape = geometry.conv(x.shape, weight.shape, stride, padding, dilation, groups)
     checks.bias(bias, shape.out_channels, weight)
-    return kernels.conv_forward(x, weight, bias, shape)
+    exact = checks.precision(kernels, precision)
+    return kernels.conv_forward(x, weight, bias, shape, **exact)
 
 
 def conv2d_input_grad(
@@ -64,6 +67,8 @@ def conv2d_input_grad(
     padding: Any = 0,
     dilation: Any = 1,
     groups: int = 1,
+    *,
+    precision: str | None = None,
 ) -> Array:
     """Gradient of `conv2d` to its input, of shape `input_shape`: the adjoint map, applied.
 
@@ -74,11 +79,12 @@ def conv2d_input_grad(
     >>> conv2d_input_grad(np.ones((1, 1, 1, 2)), np.array([[[[1.0, 3.0]]]]), (1, 1, 1, 3)).tolist()
     [[[[1.0, 4.0, 3.0]]]]
     """
-    checks.floats(grad_output=grad_output, weight=weight)
+    kernels = checks.floats(grad_output=grad_output, weight=weight)
     size = checks.sizes("input_shape", input_shape, 4)
     shape = geometry.conv(size, weight.shape, stride, padding, dilation, groups)
     checks.shape_is("grad_output", grad_output.shape, shape.output_shape, f"input {size}")
-    return kernels.conv_input_grad(grad_output, weight, None, shape)
+    exact = checks.precision(kernels, precision)
+    return kernels.conv_input_grad(grad_output, weight, None, shape, **exact)
 
 
 def conv2d_weight_grad(
@@ -89,6 +95,8 @@ def conv2d_weight_grad(
     padding: Any = 0,
     dilation: Any = 1,
     groups: int = 1,
+    *,
+    precision: str | None = None,
 ) -> Array:
     """Gradient of `conv2d` to its weight, of shape `weight_shape`, summed over the images.
 
@@ -101,11 +109,12 @@ def conv2d_weight_grad(
     >>> conv2d_weight_grad(np.ones((1, 1, 1, 2)), x, (1, 1, 1, 2)).tolist()
     [[[[3.0, 5.0]]]]
     """
-    checks.floats(grad_output=grad_output, x=x)
+    kernels = checks.floats(grad_output=grad_output, x=x)
     size = checks.sizes("weight_shape", weight_shape, 4)
     shape = geometry.conv(x.shape, size, stride, padding, dilation, groups)
     checks.shape_is("grad_output", grad_output.shape, shape.output_shape, f"input {x.shape}")
-    return kernels.conv_weight_grad(x, grad_output, shape)
+    exact = checks.precision(kernels, precision)
+    return kernels.conv_weight_grad(x, grad_output, shape, **exact)
 
 
 def conv_transpose2d(
@@ -117,6 +126,8 @@ def conv_transpose2d(
     output_padding: Any = 0,
     groups: int = 1,
     dilation: Any = 1,
+    *,
+    precision: str | None = None,
 ) -> Array:
     """Transposed convolution: the adjoint (`conv2d_input_grad`) of the same weight's `conv2d`.
 
@@ -129,6 +140,7 @@ def conv_transpose2d(
     output_padding : int or pair of int, below stride or below dilation: rows and columns added at
         the end, which picks one of the sizes that the convolution would map to (H, W)
     groups : int
+    precision : as for `conv2d`
 
     Returns
     -------
@@ -145,12 +157,13 @@ def conv_transpose2d(
     >>> conv_transpose2d(np.array([[[[1.0, 2.0]]]]), weight, stride=2).tolist()
     [[[[1.0, 10.0, 102.0, 20.0, 200.0]]]]
     """
-    checks.floats(x=x, weight=weight)
+    kernels = checks.floats(x=x, weight=weight)
     shape = geometry.conv_transpose(
         x.shape, weight.shape, stride, padding, output_padding, groups, dilation
     )
     checks.bias(bias, shape.in_channels, weight)
-    return kernels.conv_input_grad(x, weight, bias, shape)
+    exact = checks.precision(kernels, precision)
+    return kernels.conv_input_grad(x, weight, bias, shape, **exact)
 
 
 def conv_transpose2d_input_grad(
@@ -161,6 +174,8 @@ def conv_transpose2d_input_grad(
     padding: Any = 0,
     groups: int = 1,
     dilation: Any = 1,
+    *,
+    precision: str | None = None,
 ) -> Array:
     """Gradient of `conv_transpose2d` to its input: the convolution that it is the adjoint of.
 
@@ -173,10 +188,11 @@ def conv_transpose2d_input_grad(
     >>> conv_transpose2d_input_grad(grad, weight, (1, 1, 1, 2), stride=2).tolist()
     [[[[321.0, 543.0]]]]
     """
-    checks.floats(grad_output=grad_output, weight=weight)
+    kernels = checks.floats(grad_output=grad_output, weight=weight)
     size = checks.sizes("input_shape", input_shape, 4)
     shape = _adjoint(grad_output.shape, size, weight.shape, stride, padding, groups, dilation)
-    return kernels.conv_forward(grad_output, weight, None, shape)
+    exact = checks.precision(kernels, precision)
+    return kernels.conv_forward(grad_output, weight, None, shape, **exact)
 
 
 def conv_transpose2d_weight_grad(
@@ -187,6 +203,8 @@ def conv_transpose2d_weight_grad(
     padding: Any = 0,
     groups: int = 1,
     dilation: Any = 1,
+    *,
+    precision: str | None = None,
 ) -> Array:
     """Gradient of `conv_transpose2d` to its weight: a convolution's, with the operands swapped.
 
@@ -198,10 +216,11 @@ def conv_transpose2d_weight_grad(
     >>> conv_transpose2d_weight_grad(grad, x, (1, 1, 1, 3), stride=2).tolist()
     [[[[31.0, 42.0, 53.0]]]]
     """
-    checks.floats(grad_output=grad_output, x=x)
+    kernels = checks.floats(grad_output=grad_output, x=x)
     size = checks.sizes("weight_shape", weight_shape, 4)
     shape = _adjoint(grad_output.shape, x.shape, size, stride, padding, groups, dilation)
-    return kernels.conv_weight_grad(grad_output, x, shape)
+    exact = checks.precision(kernels, precision)
+    return kernels.conv_weight_grad(grad_output, x, shape, **exact)
 
 
 def bias_grad(grad_output: Array) -> Array:
@@ -220,7 +239,7 @@ def bias_grad(grad_output: Array) -> Array:
     >>> bias_grad(np.ones((2, 3, 4, 5))).tolist()
     [40.0, 40.0, 40.0]
     """
-    checks.floats(grad_output=grad_output)
+    kernels = checks.floats(grad_output=grad_output)
     if grad_output.ndim not in (2, 4):
         raise ValueError(f"grad_output must have 2 or 4 axes, got shape {grad_output.shape}")
     return kernels.bias_grad(grad_output)

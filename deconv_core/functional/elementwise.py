@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from deconv_core import cpu as kernels
-
 from . import checks
 
 Array = np.ndarray[Any, Any]
@@ -21,7 +19,7 @@ def relu(x: Array) -> Array:
     >>> relu(np.array([-1.0, 2.0])).tolist()
     [0.0, 2.0]
     """
-    checks.floats(x=x)
+    kernels = checks.floats(x=x)
     return kernels.relu_forward(x)
 
 
@@ -33,6 +31,6 @@ def relu_backward(grad_output: Array, output: Array) -> Array:
     >>> relu_backward(np.array([5.0, 6.0]), np.array([0.0, 2.0])).tolist()
     [0.0, 6.0]
     """
-    checks.floats(grad_output=grad_output, output=output)
+    kernels = checks.floats(grad_output=grad_output, output=output)
     checks.shape_is("grad_output", grad_output.shape, output.shape, "output")
     return kernels.relu_backward(grad_output, output)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from deconv_core import cpu as kernels
 from deconv_core import geometry
 
 from . import checks
@@ -38,7 +37,7 @@ def im2col(
     >>> im2col(np.array([[[[1.0, 2.0, 3.0]]]]), (1, 2)).tolist()
     [[[1.0, 2.0], [2.0, 3.0]]]
     """
-    checks.floats(x=x)
+    kernels = checks.floats(x=x)
     return kernels.im2col(x, *geometry.unfold(x.shape, kernel_size, stride, padding, dilation))
 
 
@@ -72,7 +71,7 @@ def col2im(
     >>> col2im(np.array([[[1.0, 2.0], [2.0, 3.0]]]), (1, 3), (1, 2)).tolist()
     [[[[1.0, 4.0, 3.0]]]]
     """
-    checks.floats(columns=columns)
+    kernels = checks.floats(columns=columns)
     size = geometry.pair(output_size, "output_size", 1)
     channels = checks.column_channels(columns.shape, geometry.pair(kernel_size, "kernel_size", 1))
     picture = (columns.shape[0], channels, *size)

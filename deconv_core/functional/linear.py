@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from deconv_core import cpu as kernels
-
 from . import checks
 
 Array = np.ndarray[Any, Any]
 
 
-def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
+def linear(
+    x: Array, weight: Array, bias: Array | None = None, *, precision: str | None = None
+) -> Array:
     """Return ``x @ weight.T + bias``.
 
     Parameters
@@ -21,6 +21,7 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     x : (N, in)
     weight : (out, in)
     bias : (out,) or None
+    precision : "float32", "tf32", "3xtf32" or None for the best; other than float32 on CUDA only
 
     Returns
     -------
@@ -36,13 +37,14 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     >>> linear(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]]), np.array([0.5])).tolist()
     [[11.5]]
     """
-    checks.floats(x=x, weight=weight)
+    kernels = checks.floats(x=x, weight=weight)
     checks.linear(weight.shape, x=(x.shape, 1))
     checks.bias(bias, weight.shape[0], weight)
-    return kernels.linear_forward(x, weight, bias)
+    exact = checks.precision(kernels, precision)
+    return kernels.linear_forward(x, weight, bias, **exact)
 
 
-def linear_input_grad(grad_output: Array, weight: Array) -> Array:
+def linear_input_grad(grad_output: Array, weight: Array, *, precision: str | None = None) -> Array:
     """Gradient of `linear` to its input: (N, out), (out, in) -> (N, in).
 
     Examples
@@ -50,12 +52,13 @@ def linear_input_grad(grad_output: Array, weight: Array) -> Array:
     >>> linear_input_grad(np.array([[2.0]]), np.array([[3.0, 4.0]])).tolist()
     [[6.0, 8.0]]
     """
-    checks.floats(grad_output=grad_output, weight=weight)
+    kernels = checks.floats(grad_output=grad_output, weight=weight)
     checks.linear(weight.shape, grad_output=(grad_output.shape, 0))
-    return kernels.linear_input_grad(grad_output, weight)
+    exact = checks.precision(kernels, precision)
+    return kernels.linear_input_grad(grad_output, weight, **exact)
 
 
-def linear_weight_grad(grad_output: Array, x: Array) -> Array:
+def linear_weight_grad(grad_output: Array, x: Array, *, precision: str | None = None) -> Array:
     """Gradient of `linear` to its weight: (N, out), (N, in) -> (out, in).
 
     Examples
@@ -63,12 +66,15 @@ def linear_weight_grad(grad_output: Array, x: Array) -> Array:
     >>> linear_weight_grad(np.array([[2.0]]), np.array([[1.0, 2.0]])).tolist()
     [[2.0, 4.0]]
     """
-    checks.floats(grad_output=grad_output, x=x)
+    kernels = checks.floats(grad_output=grad_output, x=x)
     checks.same_rows(grad_output.shape, x.shape)
-    return kernels.linear_weight_grad(grad_output, x)
+    exact = checks.precision(kernels, precision)
+    return kernels.linear_weight_grad(grad_output, x, **exact)
 
 
-def linear_backward(grad_output: Array, x: Array, weight: Array) -> tuple[Array, Array, Array]:
+def linear_backward(
+    grad_output: Array, x: Array, weight: Array, *, precision: str | None = None
+) -> tuple[Array, Array, Array]:
     """Gradients of `linear` to its input, its weight and its bias.
 
     Examples
@@ -77,7 +83,8 @@ def linear_backward(grad_output: Array, x: Array, weight: Array) -> tuple[Array,
     >>> [grad.tolist() for grad in grads]
     [[[6.0, 8.0]], [[2.0, 4.0]], [2.0]]
     """
-    checks.floats(grad_output=grad_output, x=x, weight=weight)
+    kernels = checks.floats(grad_output=grad_output, x=x, weight=weight)
     checks.linear(weight.shape, x=(x.shape, 1), grad_output=(grad_output.shape, 0))
     checks.same_rows(grad_output.shape, x.shape)
-    return kernels.linear_backward(grad_output, x, weight)
+    exact = checks.precision(kernels, precision)
+    return kernels.linear_backward(grad_output, x, weight, **exact)

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from deconv_core import cpu as kernels
-
 from . import checks
 
 Array = np.ndarray[Any, Any]
@@ -26,7 +24,7 @@ def cross_entropy(
 
     Returns
     -------
-    loss : float
+    loss : float; for CUDA arrays a number that is read from the device by ``float(loss)``
     grad_logits : (N, classes)
 
     Raises
@@ -40,7 +38,7 @@ def cross_entropy(
     >>> round(loss, 4), grad.tolist()
     (0.6931, [[0.5, -0.5]])
     """
-    checks.floats(logits=logits)
-    checks.labels(target, logits.shape)
+    kernels = checks.floats(logits=logits)
+    checks.labels(target, logits)
     smoothing = checks.fraction("label_smoothing", label_smoothing)
     return kernels.cross_entropy(logits, target, smoothing)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from deconv_core import cpu as kernels
 from deconv_core import geometry
 
 from . import checks
@@ -42,7 +41,7 @@ def max_pool2d(
     >>> output.item(), indices.item()
     (3.0, 1)
     """
-    checks.floats(x=x)
+    kernels = checks.floats(x=x)
     return kernels.max_pool_forward(x, *geometry.pool(x.shape, kernel_size, stride, padding))
 
 
@@ -55,12 +54,12 @@ def max_pool2d_backward(grad_output: Array, indices: Array, input_shape: Any) ->
     >>> max_pool2d_backward(np.array([[[[5.0]]]]), indices, (1, 1, 2, 2)).tolist()
     [[[[0.0, 5.0], [0.0, 0.0]]]]
     """
-    checks.floats(grad_output=grad_output)
+    kernels = checks.floats(grad_output=grad_output)
     size = checks.sizes("input_shape", input_shape, 4)
     checks.rank("grad_output", grad_output.shape, 4)
     planes = grad_output.shape[:2]
     checks.shape_is("grad_output's batch and channels", planes, size[:2], f"input {size}")
-    checks.pool_indices(indices, grad_output.shape, size[2] * size[3])
+    checks.pool_indices(indices, grad_output, size[2] * size[3])
     return kernels.max_pool_backward(grad_output, indices, size)
 
 
@@ -72,7 +71,7 @@ def avg_pool2d(x: Array, kernel_size: Any, stride: Any = None, padding: Any = 0)
     >>> avg_pool2d(np.array([[[[1.0, 3.0], [2.0, 0.0]]]]), 2).item()
     1.5
     """
-    checks.floats(x=x)
+    kernels = checks.floats(x=x)
     return kernels.avg_pool_forward(x, *geometry.pool(x.shape, kernel_size, stride, padding))
 
 
@@ -86,7 +85,7 @@ def avg_pool2d_backward(
     >>> avg_pool2d_backward(np.array([[[[4.0]]]]), (1, 1, 2, 2), 2).tolist()
     [[[[1.0, 1.0], [1.0, 1.0]]]]
     """
-    checks.floats(grad_output=grad_output)
+    kernels = checks.floats(grad_output=grad_output)
     size = checks.sizes("input_shape", input_shape, 4)
     rows, cols = geometry.pool(size, kernel_size, stride, padding)
     expected = (*size[:2], rows.out, cols.out)

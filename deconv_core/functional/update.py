@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from deconv_core import cpu as kernels
-
 from . import checks
 
 Array = np.ndarray[Any, Any]
@@ -36,7 +34,7 @@ def adam_step(
     >>> round(param.item(), 6)
     0.9
     """
-    checks.updatable(param=param, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
+    kernels = checks.updatable(param=param, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
     if step < 1:
         raise ValueError(f"step counts from 1, got {step}")
     kernels.adam_step(param, grad, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay)
@@ -66,7 +64,7 @@ def sgd_step(
     0.6
     """
     arrays = {} if momentum_buffer is None else {"momentum_buffer": momentum_buffer}
-    checks.updatable(param=param, grad=grad, **arrays)
+    kernels = checks.updatable(param=param, grad=grad, **arrays)
     if (momentum_buffer is None) != (momentum == 0):
         given = "None" if momentum_buffer is None else "an array"
         raise ValueError(f"momentum is {momentum} but momentum_buffer is {given}")

@@ -1,0 +1,239 @@
+"""On an NVIDIA GPU: time DDNet's training step and single passes against PyTorch with cuDNN.
+
+    python benchmarks/gpu.py                                the step, then every shape
+    python benchmarks/gpu.py --only deconv --precision tf32
+
+Both sides compute at equal precision: "float32" and "3xtf32" against PyTorch's float32, "tf32"
+against its TF32. PyTorch is taken at the best of its layouts, with cuDNN's benchmark mode, and for
+the step with and without a CUDA graph. Before anything is timed it is validated: a step by three
+losses, a pass by its float64 result. A share of the roofline is the least time that the arithmetic
+or the traffic can take, whichever is longer, over the time measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ddnet_case
+import ddnet_torch
+import kernels
+import kernels_torch
+import numpy as np
+import torch
+
+import deconv_core as dc
+from deconv_core import device
+from deconv_core import functional as F
+
+TURN_SECONDS = 0.05
+PRECISIONS = device.PRECISIONS
+# Operations of a multiprocessor in a clock: (on ordinary units, in TF32 on tensor cores).
+RATES = {(7, 5): (128, 0), (8, 0): (128, 1024), (8, 6): (256, 256), (8, 9): (256, 512)}
+RATES |= {(9, 0): (256, 2048)}
+TOLERANCE = {"float32": 2e-5, "3xtf32": 2e-5, "tf32": 5e-3}  # of the largest element
+
+
+def seconds(call: Callable[[], Any], repeats: int) -> float:
+    """Return the median seconds of a call, among enough of them in flight to fill a turn."""
+
+    def turn(calls: int) -> float:
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        torch.cuda.synchronize()
+        return (time.perf_counter() - start) / calls
+
+    turn(3)  # compiles, and lets cuDNN choose
+    calls = max(3, min(500, round(TURN_SECONDS / turn(3))))
+    return statistics.median(turn(calls) for _ in range(repeats))
+
+
+class Roofline:
+    """What this GPU can do at most: arithmetic from its data sheet, traffic measured by a copy."""
+
+    def __init__(self) -> None:
+        gpu = dc.device.cuda().driver.cuda.get_current_device()
+        cycles = gpu.CLOCK_RATE * 1e3 * gpu.MULTIPROCESSOR_COUNT
+        self.name = torch.cuda.get_device_name()
+        plain, tensor = RATES.get(tuple(gpu.compute_capability), (128, 1024))
+        self.flops = {"float32": plain * cycles, "tf32": tensor * cycles}
+        self.flops["3xtf32"] = max(self.flops["float32"], self.flops["tf32"] / 3)
+        source = torch.zeros(1 << 28, device="cuda")
+        target = torch.empty_like(source)
+        self.bytes = 2 * source.nbytes / seconds(lambda: target.copy_(source), 5)
+
+    def share(self, spent: float, flops: float, nbytes: float, precision: str) -> float:
+        """Return the least time over the time spent."""
+        return max(flops / self.flops[precision], nbytes / self.bytes) / spent
+
+
+def torch_precision(precision: str) -> None:
+    """Let PyTorch compute at the same precision."""
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+
+
+def our_step(case: dict[str, np.ndarray], precision: str, collapse: bool) -> Callable[[], Any]:
+    """Return our training step, from the weights of the case."""
+    net = dc.DDNet(len(case["fc.bias"]), case["x"].shape[2])
+    net.load_state_dict({n: a for n, a in case.items() if n not in ("x", "target")})
+    net.to("cuda", precision=precision)
+    criterion, optimizer = dc.CrossEntropyLoss(), dc.Adam(net.parameters(), lr=ddnet_torch.LR)
+    x, target = (device.to(case[name], "cuda") for name in ("x", "target"))
+    return lambda: dc.train_step(net, criterion, optimizer, x, target, collapse=collapse)
+
+
+def torch_step(case: dict[str, np.ndarray], channels_last: bool, graph: bool) -> Callable[[], Any]:
+    """Return PyTorch's training step, as one CUDA graph or not."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    weights = {n: a for n, a in case.items() if n not in ("x", "target")}
+    net = ddnet_torch._make_net(weights, layout).cuda()
+    optimizer = torch.optim.Adam(net.parameters(), lr=ddnet_torch.LR, fused=True, capturable=graph)
+    x = torch.from_numpy(case["x"]).cuda().contiguous(memory_format=layout)
+    target = torch.from_numpy(case["target"]).cuda()
+    criterion = torch.nn.CrossEntropyLoss()
+
+    def step() -> torch.Tensor:
+        optimizer.zero_grad(set_to_none=not graph)
+        loss = criterion(net(x), target)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    if not graph:
+        return step
+    beside = torch.cuda.Stream()
+    with torch.cuda.stream(beside):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(beside)
+    captured = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(captured):
+        step()
+    return captured.replay
+
+
+def time_steps(options: argparse.Namespace, roofline: Roofline) -> Iterator[dict[str, Any]]:
+    """Yield a row for DDNet's step at each precision, layer by layer and with a matrix as tail."""
+    case = ddnet_case.training(options.batch_size, options.image_size)
+    flops = 3 * ddnet_case.forward_flops(options.batch_size, options.image_size)
+    for precision in options.precision:
+        torch_precision(precision)
+        rivals = {(last, graph): 0.0 for last in (False, True) for graph in (False, True)}
+        for last, graph in rivals:
+            rivals[last, graph] = seconds(torch_step(case, last, graph), options.repeats)
+        best = min(rivals.values())
+        for collapse in (False, True):
+            ours, theirs = our_step(case, precision, collapse), torch_step(case, False, False)
+            losses = [[float(step()) for _ in range(3)] for step in (ours, theirs)]
+            if not np.allclose(*losses, rtol=0.02 if precision == "tf32" else 2e-3):
+                raise SystemExit(f"losses differ at {precision}: {losses}")
+            spent = seconds(ours, options.repeats)
+            name = f"DDNet step, batch {options.batch_size}, {precision}"
+            name += ", tail as a matrix" if collapse else ", layer by layer"
+            share = roofline.share(spent, flops, 0, precision)
+            yield dict(name=name, ours=spent, torch=best, ratio=best / spent, roofline=share)
+
+
+def time_passes(options: argparse.Namespace, roofline: Roofline) -> Iterator[dict[str, Any]]:
+    """Yield a row for each pass of each shape at each precision."""
+    for row in kernels.rows_of(None, overhead=False):
+        if options.only and options.only.lower() not in row.name.lower():
+            continue
+        case = row.case()
+        for precision in options.precision:
+            torch_precision(precision)
+            ours = _our_pass(row, case, precision)
+            exact = _torch_pass(row, case, torch.float64, False)().cpu().numpy()
+            result = device.to(ours(), "cpu")
+            error = abs(result - exact).max() / abs(exact).max()
+            if not error < TOLERANCE[precision]:
+                raise SystemExit(f"{row.name} at {precision}: error {error:.1e}")
+            spent = seconds(ours, options.repeats)
+            rivals = [_torch_pass(row, case, torch.float32, last) for last in (False, True)]
+            best = min(seconds(rival, options.repeats) for rival in rivals)
+            nbytes = sum(array.nbytes for array in case.values())
+            share = roofline.share(spent, 2 * row.geometry.macs, nbytes, precision)
+            name = f"{row.name}, {precision}"
+            yield dict(name=name, ours=spent, torch=best, ratio=best / spent, roofline=share)
+
+
+def _our_pass(row: kernels.Row, case: dict[str, np.ndarray], precision: str) -> Callable[[], Any]:
+    """Return our pass on device arrays."""
+    x, weight, grad = (device.to(case[name], "cuda") for name in ("x", "weight", "grad"))
+    name = "conv_transpose2d" if row.transposed else "conv2d"
+    options = {**row.shape.options, "precision": precision}
+    if row.what == "forward":
+        return lambda: getattr(F, name)(x, weight, **options)
+    options.pop("output_padding", None)
+    backward = getattr(F, f"{name}_{row.what.replace(' ', '_')}")
+    if row.what == "input grad":
+        return lambda: backward(grad, weight, x.shape, **options)
+    return lambda: backward(grad, x, weight.shape, **options)
+
+
+def _torch_pass(
+    row: kernels.Row, case: dict[str, np.ndarray], dtype: torch.dtype, channels_last: bool
+) -> Callable[[], torch.Tensor]:
+    """Return PyTorch's pass on the GPU, in a layout from the start."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    x, weight, grad = (
+        torch.from_numpy(case[name]).to("cuda", dtype).contiguous(memory_format=layout)
+        for name in ("x", "weight", "grad")
+    )
+    options = dict(row.shape.options)
+    if row.what == "forward":
+        return kernels_torch._forward(x, weight, row.transposed, options)
+    which = kernels_torch.GRADIENTS.index(row.what)
+    return kernels_torch._gradient(x, weight, grad, row.transposed, which, options)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print a row for each step and each pass."""
+    options = _options(arguments)
+    try:
+        device.check("cuda")
+    except ImportError as error:
+        raise SystemExit(str(error)) from None
+    if not torch.cuda.is_available():
+        raise SystemExit("the installed PyTorch cannot use the GPU: nothing to compare with")
+    roofline, rows = Roofline(), []
+    print(f"{roofline.name}, {roofline.bytes / 1e12:.2f} TB/s copied")
+    print(f"{'':70} {'ours, ms':>9} {'torch, ms':>9} {'ratio':>6} {'roofline':>8}")
+    tables = [time_steps] if not options.only else []
+    for table in (*tables, *([] if options.step else [time_passes])):
+        for row in table(options, roofline):
+            rows.append(row)
+            print(
+                f"{row['name']:70} {row['ours'] * 1e3:9.4f} {row['torch'] * 1e3:9.4f} "
+                f"{row['ratio']:6.2f} {row['roofline']:8.0%}",
+                flush=True,
+            )
+    if options.json:
+        options.json.write_text(json.dumps({"gpu": roofline.name, "rows": rows}, indent=1) + "\n")
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--precision", choices=PRECISIONS, nargs="+", default=list(PRECISIONS))
+    made.add_argument("--batch-size", type=int, default=128)
+    made.add_argument("--image-size", type=int, default=32)
+    made.add_argument("--repeats", type=int, default=9)
+    made.add_argument("--only", metavar="TEXT", help="passes whose name contains this, and no step")
+    made.add_argument("--step", action="store_true", help="the step alone")
+    made.add_argument("--json", metavar="FILE", type=Path, help="write the rows")
+    return made.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()

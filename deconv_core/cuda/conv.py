@@ -1,0 +1,110 @@
+"""The three convolution kernels: forward, input gradient (a transposed forward), weight gradient.
+
+All arrays are C-contiguous float32 device arrays; results are fresh ones. `precision` says how
+float32 numbers are multiplied: "float32" on the ordinary units, "tf32" on tensor cores (half of the
+digits), "3xtf32" on tensor cores with float32's accuracy (tensor.py), or None for the best that is
+as accurate as float32.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from ..geometry import ConvGeometry, ceil_div
+from .config import choose
+from .gemm import HAS_BIAS, HAS_MASK, HAS_RELU
+from .launch import FLOATS, INT, INTEGERS, bounded, checked_precision, numbers, tiled
+from .memory import empty, fill_bytes
+from .pack import pack_weights
+from .plan import Dot, Pass, check_size, dot_plan, spread_plan
+from .splitk import THREADS, add_chunks, dot_kernel
+from .spread import spread_kernel
+
+DOT = (FLOATS, FLOATS, INTEGERS, FLOATS, numbers(Dot))
+ADD_CHUNKS = (FLOATS, INT, FLOATS, INT, FLOATS)
+SPREAD = (FLOATS, FLOATS, FLOATS, FLOATS, INTEGERS, FLOATS, INT, numbers(Pass))
+
+
+def _spread(
+    source: Any, w: Any, bias: Any, relu: bool, mask: Any,
+    geometry: ConvGeometry, adjoint: bool, precision: str | None,
+) -> Any:  # fmt: skip
+    """Run a forward pass or an input gradient."""
+    result = empty(geometry.input_shape if adjoint else geometry.output_shape, source.dtype)
+    if not result.size:
+        return result
+    chosen = checked_precision(precision)
+    rows, channels = result.shape[1] // geometry.groups, source.shape[1] // geometry.groups
+    tile = choose("spread", chosen, rows, channels)
+    p, table = spread_plan(geometry, adjoint, tile)
+    check_size(input=source.size, result=result.size)
+    weights = pack_weights(w, table, p, adjoint)
+    flat, unused = result.reshape(-1), weights
+    flags = HAS_BIAS * (bias is not None) + HAS_RELU * relu + HAS_MASK * (mask is not None)
+    blocks = (
+        ceil_div(p.positions, tile.columns) * p.groups * p.phases * (p.padded_rows // tile.rows)
+    )
+    tiled(spread_kernel, SPREAD, tile, chosen)[blocks, tile.threads](
+        source.reshape(-1), weights, unused if bias is None else bias,
+        unused if mask is None else mask.reshape(-1), table, flat, flags, p,
+    )  # fmt: skip
+    return result
+
+
+def conv_forward(
+    x: Any, w: Any, bias: Any, geometry: ConvGeometry,
+    *, relu: bool = False, precision: str | None = None,
+) -> Any:  # fmt: skip
+    """Return the convolution of `x` with `w`, plus `bias`, and with `relu` its positive part."""
+    return _spread(x, w, bias, relu, None, geometry, False, precision)
+
+
+def conv_input_grad(
+    dy: Any, w: Any, bias: Any, geometry: ConvGeometry,
+    *, mask: Any = None, precision: str | None = None,
+) -> Any:  # fmt: skip
+    """Return the adjoint of the convolution: its input gradient, a transposed one's forward.
+
+    With `mask`, the output of a ReLU, the result is zero where that is not positive: the gradient
+    goes back through the ReLU at no cost.
+    """
+    return _spread(dy, w, bias, False, mask, geometry, True, precision)
+
+
+def dot(x: Any, dy: Any, bias: Any, geometry: ConvGeometry, precision: str | None) -> Any:
+    """Return the gradient to the weight; `bias` is added to each of its rows (see linear.py)."""
+    chosen = checked_precision(precision)
+    result = empty(geometry.weight_shape, x.dtype)
+    if not dy.size:
+        fill_bytes(result, 0)
+        return result
+    rows, terms = result.shape[0] // geometry.groups, result.size // result.shape[0]
+    tile = choose("dot", chosen, rows, terms)
+    p, taps = dot_plan(geometry, tile)
+    whole = p.chunks == 1 and bias is None
+    partial = result.reshape(-1) if whole else empty(p.chunks * result.size, x.dtype)
+    check_size(input=x.size, result=dy.size, partial_sums=partial.size)
+    blocks = p.chunks * p.groups * ceil_div(rows, tile.rows) * ceil_div(terms, tile.columns)
+    tiled(dot_kernel, DOT, tile, chosen)[blocks, tile.threads](
+        x.reshape(-1), dy.reshape(-1), taps, partial, p
+    )
+    if not whole:
+        unused, outputs = (partial, 0) if bias is None else (bias, bias.size)
+        _add_chunks()[ceil_div(result.size, THREADS), THREADS](
+            partial, p.chunks, unused, outputs, result.reshape(-1)
+        )
+    return result
+
+
+@lru_cache(maxsize=1)
+def _add_chunks() -> Any:
+    """Return the kernel that adds chunks, compiled on first use."""
+    return bounded(add_chunks, ADD_CHUNKS, THREADS)
+
+
+def conv_weight_grad(
+    x: Any, dy: Any, geometry: ConvGeometry, *, precision: str | None = None
+) -> Any:
+    """Return the gradient of the convolution to its weight."""
+    return dot(x, dy, None, geometry, precision)

@@ -1,0 +1,122 @@
+"""The Python twins of the instructions: what the simulator runs in place of inline PTX."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import simulator  # noqa: F401
+from hypothesis import given
+from hypothesis import strategies as st
+from on_cuda import simulated
+
+mma = pytest.importorskip("deconv_core.cuda.mma", exc_type=ImportError)
+from deconv_core.cuda import registers  # noqa: E402
+from deconv_core.cuda.driver import cuda  # noqa: E402
+
+pytestmark = simulated
+
+
+@cuda.jit
+def fragments(a, b, c, result):
+    """``result = a @ b + c`` by one mma.sync, its fragments dealt out as the PTX manual says."""
+    lane = cuda.threadIdx.x
+    g, t = lane // 4, lane % 4
+    of_a = a[g, t], a[g + 8, t], a[g, t + 4], a[g + 8, t + 4]
+    of_b = b[t, g], b[t + 4, g]
+    of_c = (c[g, 2 * t], c[g, 2 * t + 1]), (c[g + 8, 2 * t], c[g + 8, 2 * t + 1])
+    of_c = mma.mma(of_c, of_a, of_b)
+    result[g, 2 * t], result[g, 2 * t + 1] = of_c[0]
+    result[g + 8, 2 * t], result[g + 8, 2 * t + 1] = of_c[1]
+
+
+def test_fragments_multiply_as_matrices_do() -> None:
+    rng = np.random.default_rng(0)
+    a, b, c = (
+        rng.integers(-8, 9, shape).astype(np.float32) for shape in ((16, 8), (8, 8), (16, 8))
+    )
+    result = np.full((16, 8), np.nan, np.float32)
+    fragments[1, 32](a, b, c, result)
+    np.testing.assert_array_equal(result, a @ b + c)
+
+
+@cuda.jit
+def fragment_grid(a, b, result):
+    """Rows 2i and 2i + 1 of a lane are rows g and g + 8 of product i; sums come in fours."""
+    warp, lane = cuda.threadIdx.x // 32, cuda.threadIdx.x % 32
+    g, t = lane // 4, lane % 4
+    rows = [16 * i + g + half for i in range(2) for half in (0, 8)]
+    of_a = tuple(a[warp, row, k] for k in (t, t + 4) for row in rows)
+    of_b = tuple(b[warp, k, 8 * j + g] for k in (t, t + 4) for j in range(8))
+    sums = mma.mma(((0.0,) * 16,) * 4, of_a, of_b)
+    order = [8 * (4 * four + j) + 2 * t + c for four in (0, 1) for c in (0, 1) for j in range(4)]
+    for row, values in zip(rows, sums, strict=True):
+        result[warp, row, order] = values
+
+
+def test_a_grid_of_fragments_multiplies_warp_by_warp() -> None:
+    rng = np.random.default_rng(1)
+    a, b = (rng.integers(-8, 9, shape).astype(np.float32) for shape in ((2, 32, 8), (2, 8, 64)))
+    result = np.full((2, 32, 64), np.nan, np.float32)
+    fragment_grid[1, 64](a, b, result)
+    np.testing.assert_array_equal(result, a @ b)
+
+
+finite = st.floats(-(2.0**100), 2.0**100, width=32).filter(lambda x: x == 0 or abs(x) > 2.0**-60)
+
+
+def mantissa(x: float, bits: int) -> float:
+    """Return x with so many bits after the first, to nearest, ties away from zero."""
+    fraction, exponent = np.frexp(x)
+    scaled = abs(fraction) * 2.0 ** (bits + 1)
+    return float(np.copysign(np.ldexp(np.floor(scaled + 0.5), exponent - bits - 1), x))
+
+
+@given(finite)
+def test_tf32_keeps_ten_bits(x: float) -> None:
+    (rounded,) = mma.to_tf32((np.float32(x),))
+    assert float(rounded) == mantissa(x, 10)
+
+
+@pytest.mark.parametrize("x", [np.nan, np.inf, -np.inf])
+def test_tf32_keeps_what_is_not_finite(x: float) -> None:
+    np.testing.assert_equal(mma.to_tf32((np.float32(x),))[0], np.float32(x))
+
+
+@given(finite)
+def test_two_tf32_numbers_make_one_float32(x: float) -> None:
+    (big,), (small,) = mma.split((np.float32(x),))
+    assert float(big) == mantissa(x, 10)
+    assert mantissa(float(small), 10) == float(small)
+    assert abs(float(big) + float(small) - x) <= 2.0**-22 * abs(x)
+
+
+def test_nan_survives_the_split() -> None:
+    for bits in (0x7FC00000, 0x7FFFFFFF, 0xFFFFFFFF):
+        x = np.array([bits], np.uint32).view(np.float32)
+        (big,), (small,) = mma.split(tuple(x))
+        assert np.isnan(big + small)
+
+
+def test_copies_arrive_when_they_are_waited_for_and_not_before() -> None:
+    source, target = np.arange(1, 13, dtype=np.float32), np.full(12, np.nan, np.float32)
+    mma.copy4(target, 0, source, 4, True)
+    mma.commit()
+    mma.copy1(target, 4, source, 2, True)
+    mma.copy1(target, 5, source, 1 << 20, False)  # reads nothing
+    mma.commit()
+    assert np.isnan(target).all()
+    mma.waiting(1)()
+    np.testing.assert_array_equal(target[:5], [5, 6, 7, 8, np.nan])
+    mma.waiting(0)()
+    np.testing.assert_array_equal(target[4:7], [3, 0, np.nan])
+
+
+@pytest.mark.parametrize("index", [-4, 2, 8])
+def test_vector_accesses_are_aligned_and_inside(index: int) -> None:
+    array = np.zeros(8, np.float32)
+    with pytest.raises(IndexError, match=f"4 elements at {index} of an array of 8"):
+        registers.load4(array, index)
+    with pytest.raises(IndexError):
+        registers.store4(array, index, (1, 2, 3, 4))
+    with pytest.raises(IndexError):
+        mma.copy4(array, 0, array, index, True)
