@@ -9,7 +9,7 @@ import numpy as np
 
 from deconv_core import functional as F
 from deconv_core import geometry, reference
-from deconv_core.cpu.blocking import spread_plan
+from deconv_core.cpu import blocking
 
 
 def close(ours: Any, expected: Any) -> None:
@@ -44,16 +44,18 @@ def convolutions(rng: np.random.Generator) -> None:
 
 
 def tiles(rng: np.random.Generator) -> None:
-    """A convolution by Winograd's tiles, some of them beyond the picture."""
-    x, w, b = (rng.standard_normal(s) for s in ((1, 16, 19, 55), (17, 16, 3, 3), (17,)))
-    shape = geometry.conv(x.shape, w.shape, padding=1)
-    assert spread_plan(shape, False, 8).numbers["tiled"] == 1
-    y = F.conv2d(x, w, b, padding=1)
-    close(y, reference.conv_forward(x, w, b, shape))
-    dx = F.conv2d_input_grad(y, w, x.shape, padding=1)
-    close(dx, reference.conv_input_grad(y, w, None, shape))
-    dw = F.conv2d_weight_grad(y, x, w.shape, padding=1)
-    close(dw, reference.conv_weight_grad(x, y, shape))
+    """Convolutions by Winograd's tiles of either size, some of them beyond the picture."""
+    blocking.TILED_LEAST, blocking.TILED_SHARE = 1, 1e9
+    for kernel, stride, tile in ((3, 1, 2), (4, 2, 3)):
+        x, w, b = (rng.standard_normal(s) for s in ((2, 2, 7, 9), (3, 2, kernel, kernel), (3,)))
+        shape = geometry.conv(x.shape, w.shape, stride, 1)
+        assert blocking.spread_plan(shape, False, 8).numbers["tile"] == tile
+        y = F.conv2d(x, w, b, stride, 1)
+        close(y, reference.conv_forward(x, w, b, shape))
+        dx = F.conv2d_input_grad(y, w, x.shape, stride, 1)
+        close(dx, reference.conv_input_grad(y, w, None, shape))
+        dw = F.conv2d_weight_grad(y, x, w.shape, stride, 1)
+        close(dw, reference.conv_weight_grad(x, y, shape))
 
 
 def depthwise(rng: np.random.Generator) -> None:
