@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-SLICE_BYTES = 32 << 20  # what the layers' outputs for one slice of a batch may take
+SLICE_BYTES = 64 << 20  # what the layers' outputs for one slice of a batch may take
 
 
 def fitting(shapes: Iterable[tuple[int, ...]], itemsize: int) -> int:
@@ -17,7 +17,7 @@ def fitting(shapes: Iterable[tuple[int, ...]], itemsize: int) -> int:
     Examples
     --------
     >>> fitting([(64, 32, 32), (64, 32, 32)], 4)
-    64
+    128
     """
     each = itemsize * sum(math.prod(shape) for shape in shapes)
     return 1 << max((SLICE_BYTES // max(each, 1)).bit_length() - 1, 0)

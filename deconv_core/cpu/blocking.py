@@ -4,7 +4,8 @@ A *block* is a rectangle of one image's result (of all rows' width where rows ar
 several whole small images. Its source is packed once,
 as phase planes with a zero halo, so that every tap of every output position is one constant offset
 away and positions run densely through rows and images. A *unit* is one register tile's share of
-the result channels. A *task* is a block with a range of units.
+the result channels. A *task* is one unit of one block; a thread takes a run of neighbouring tasks,
+and packs a block once for all of its units that it has.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from ..geometry import ConvGeometry, ceil_div
 from ..sweep import Sweep, adjoint_sweep, forward_sweep, plain_sweeps, winograd_sweep
 from .config import (
     BLOCK_POSITIONS,
+    DOT_TERMS,
     LANES_BYTES,
     MACHINE,
     MAX_CHUNKS,
-    MIN_TASKS,
+    MIN_BLOCKS,
     PACK_BYTES,
     PANEL_BYTES,
     PANEL_PHASES,
@@ -35,6 +37,7 @@ from .config import (
     TILED_SHARE,
     TILED_SUM,
     TILES_BYTES,
+    WORKER_MACS,
 )
 
 _FIELDS = (
@@ -42,7 +45,7 @@ _FIELDS = (
     "read_stride_h read_stride_w read_base_h read_base_w "
     "write_stride_h write_stride_w write_base_h write_base_w "
     "batch rows columns reach_h reach_w "  # positions of one image, halo
-    "images block_rows row_blocks block_columns column_blocks blocks splits chunks "
+    "images block_rows row_blocks block_columns column_blocks blocks chunks "
     "pitch image_rows packed_rows phase_plane plane positions "  # packed source, in elements
     "panel_pitch packed_size panel_size phase_rows "
     "weight_size scratch_size "  # all units' weights (or sums), one worker's workspace
@@ -72,7 +75,7 @@ class Plan:
     units : (n, 6), of each unit the group, first lane, lanes, where its weights (or sums)
         begin, the vectors (or streams) of its tile, and how many weights (or sums) it has
     weight_size, scratch_size : elements of all units' weights, and of one worker's workspace
-    tasks : how many there are to share among threads
+    workers : how many threads are worth waking for the tasks, at most
     """
 
     numbers: np.ndarray
@@ -86,7 +89,7 @@ class Plan:
     units: np.ndarray
     weight_size: int
     scratch_size: int
-    tasks: int
+    workers: int
 
 
 def tiles(lanes: int, table: tuple[tuple[int, int], ...]) -> list[tuple[int, int, int]]:
@@ -105,11 +108,11 @@ def _line_stride(elements: int, itemsize: int) -> int:
     return (ceil_div(elements, line) | 1) * line
 
 
-def _block(rows: Sweep, columns: Sweep, batch: int, most: int, tasks: int) -> dict[str, int]:
+def _block(rows: Sweep, columns: Sweep, batch: int, most: int, blocks: int) -> dict[str, int]:
     """Choose images and rows per block, and the packed layout that follows.
 
     A block has about `most` positions, or fewer: blocks are cut further, down to where the halo
-    would be most of the work, until there are `tasks` of them.
+    would be most of the work, until there are `blocks` of them.
     """
     least_rows = max(1, 2 * rows.reach)  # with fewer, the halo would be most of the work
     pitch, column_blocks = columns.count + columns.reach - columns.overlap, 1
@@ -124,10 +127,10 @@ def _block(rows: Sweep, columns: Sweep, batch: int, most: int, tasks: int) -> di
     room = most // pitch  # packed rows
     images, row_blocks = 1, 1
     if room >= 2 * image_rows and column_blocks == 1:
-        images = max(1, min(room // image_rows, batch // tasks))
+        images = max(1, min(room // image_rows, batch // blocks))
     if images == 1:
         least = max(4 * rows.reach, ceil_div(128, pitch))
-        wanted = min(ceil_div(tasks, max(1, batch)), max(1, rows.count // least))
+        wanted = min(ceil_div(blocks, max(1, batch)), max(1, rows.count // least))
         row_blocks = max(wanted, ceil_div(rows.count, max(least_rows, room - rows.reach)))
     block_rows = ceil_div(rows.count, row_blocks)
     row_blocks = ceil_div(rows.count, block_rows)
@@ -198,8 +201,8 @@ def _tile(
     if any(len(axis.read_phases) != axis.read_stride for axis in sweeps):
         return 0, 0
     results, read, written = 4 - rows.reach, rows.read_stride, rows.write_stride
-    tiles = [winograd_sweep(axis, results) for axis in sweeps]
-    count, taps = tiles[0].count * tiles[1].count, len(tiles[0].taps) * len(tiles[1].taps)
+    tiled = [winograd_sweep(axis, results) for axis in sweeps]
+    count, taps = tiled[0].count * tiled[1].count, len(tiled[0].taps) * len(tiled[1].taps)
     moved = 16 * (read * columns.read_stride * source + written * columns.write_stride * result)
     products = count * (taps * source * result + TILED_COST * max(strides) * moved)
     direct = len(rows.taps) * len(columns.taps) * rows.count * columns.count * source * result
@@ -231,9 +234,9 @@ def _plain(
     return flat if dot or flat[1].count >= widest else None
 
 
-def _tasks(geometry: ConvGeometry) -> int:
-    """Return how many tasks a pass is cut into at least; one where threads would not pay."""
-    return MIN_TASKS if geometry.macs >= SHARED_MACS else 1
+def _least_blocks(geometry: ConvGeometry) -> int:
+    """Return how many blocks a pass is cut into at least; one where threads would not pay."""
+    return MIN_BLOCKS if geometry.macs >= SHARED_MACS else 1
 
 
 def _common(
@@ -260,18 +263,22 @@ def _common(
     width = MACHINE.vector_bytes // itemsize
     widest = width * max(vectors for _, vectors in MACHINE.spread)
     least = width * MACHINE.spread[0][1]
-    most = max(least, min(BLOCK_POSITIONS, room, PANEL_BYTES // (panel * itemsize)))
-    tasks = 1 if dot else _tasks(geometry)
+    most = min(BLOCK_POSITIONS, room, PANEL_BYTES // (panel * itemsize))
+    if dot:
+        most = min(most, DOT_TERMS * width)
+    most = max(least, most)
+    blocks = _least_blocks(geometry)
     if tile:  # (phase, channel, tile): one phase after the other is multiplied
         total = geometry.batch * rows.count * columns.count
-        run = most // least * least if dot else _run(min(most, total // tasks), result, width)
+        most = min(most, max(TILED_SUM if dot else least, total // blocks))
+        run = most // least * least if dot else _run(most, result, width)
         layout = {"positions": run, "blocks": ceil_div(total, run)}
         layout |= {"row_blocks": 1, "column_blocks": 1}
         plane = _line_stride(layout["positions"] + width, itemsize)  # whole vectors are written
         layout["phase_plane"] = _line_stride(source * plane, itemsize)
         size = layout["phase_plane"] * phases
     else:
-        layout = _block(rows, columns, geometry.batch, most, tasks)
+        layout = _block(rows, columns, geometry.batch, most, 1 if dot else blocks)
     if plain:  # not packed
         plane, size = columns.count, 0
         _join_short_block(layout, columns.count, widest)
@@ -349,8 +356,6 @@ def _finish(
     size: int,
 ) -> Plan:
     """Freeze the fields into a plan; `size` is that of all units' weights or sums."""
-    parts = numbers["chunks"] or numbers["blocks"]
-    numbers["splits"] = min(len(units), ceil_div(_tasks(geometry), max(1, parts)))
     scratch = numbers["packed_size"] + numbers["panel_size"] + numbers["lines_size"]
     numbers["weight_size"], numbers["scratch_size"] = size, scratch
     taps, kernel, starts = _taps(rows, columns, numbers)
@@ -365,8 +370,9 @@ def _finish(
         record = record.view(np.recarray)
     for name, value in numbers.items():
         record[name] = value
-    tasks = parts * numbers["splits"]
-    return Plan(record, tables, **views, weight_size=size, scratch_size=scratch, tasks=tasks)
+    tasks = (numbers["chunks"] or numbers["blocks"]) * len(units)
+    workers = max(1, min(tasks, max(_least_blocks(geometry), geometry.macs // WORKER_MACS)))
+    return Plan(record, tables, **views, weight_size=size, scratch_size=scratch, workers=workers)
 
 
 @lru_cache(maxsize=512)

@@ -60,7 +60,7 @@ def _host_family() -> str:
 FAMILY = _host_family()
 MACHINE = _FAMILIES[FAMILY]
 
-PACK_BYTES = 1 << 20  # packed source of one block: a common second-level cache
+PACK_BYTES = 5 << 18  # packed source of one block: about a common second-level cache
 PANEL_PHASES = 16  # write phases that are computed in turn from the same packed source
 PANEL_BYTES = 1 << 20  # a tile's results before they are unpacked, for so many phases
 LANES_BYTES = 3 << 13  # a weight gradient's lanes: half of a common first-level cache
@@ -68,8 +68,9 @@ BLOCK_POSITIONS = 2048  # output positions of one block: its panel stays in cach
 PLANE_POSITIONS = 4096  # of a depthwise block: packed, it stays in the nearest cache
 CHANNEL_RUN = 16  # channels of a depthwise weight gradient that are read side by side
 PREFETCH_AHEAD = 1024  # elements, at least, between what is packed and what is called for
-MIN_TASKS = 8  # blocks are cut smaller until there are so many, whatever the number of threads
-SHARED_MACS = 1 << 18  # multiply-adds below which a pass is one task, on the calling thread
+MIN_BLOCKS = 8  # blocks are cut smaller until there are so many, whatever the number of threads
+SHARED_MACS = 1 << 18  # multiply-adds below which a pass runs on the calling thread
+WORKER_MACS = 1 << 18  # multiply-adds worth waking one more thread for, where there are many
 PARTIAL_BYTES = 1 << 25  # partial sums of a weight gradient
 MAX_CHUNKS = 32
 TILED_COST = 8  # products that a transformed element costs, times the stride
@@ -78,4 +79,5 @@ TILED_SHARE = 0.78  # of the direct products that those of Winograd's tiles may 
 TILED_SUM = 128  # tiles that a weight gradient adds up at once, at least
 TILES_BYTES = 1 << 19  # packed tiles of one block: the transformed weights share the cache
 TILE_LANES_BYTES = 1 << 22  # a weight gradient's transformed lanes that are packed together
+DOT_TERMS = 256  # products that one element of a weight gradient's vectors adds up in a row
 SUM_TERMS = 64  # products added up in a row: sums of such sums lose less to rounding

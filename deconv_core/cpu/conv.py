@@ -1,7 +1,7 @@
 """The three convolution kernels: forward, input gradient (a transposed forward), weight gradient.
 
 Each is a plan (blocking.py), then tasks that pack a block (pack.py) and run register tiles over it
-(tile.py). Workers take tasks in a fixed pattern and every element of the result has one writer, so
+(tile.py). Each worker takes a run of the tasks and every element of the result has one writer, so
 the bits do not depend on the number of threads.
 """
 
@@ -49,6 +49,13 @@ def _block_at(block, p):
 
 
 @kernel
+def _share(worker, workers, tasks):
+    """Return a worker's first task and its last; odd ones go to the first, who wake first."""
+    before = workers - 1
+    return (worker * tasks + before) // workers, ((worker + 1) * tasks + before) // workers
+
+
+@kernel
 def _spread_plain(x, weights, bias, y, p, taps, image, column, group, first, lanes, at, step):
     """Run one unit over a block of a 1x1 convolution, from `x` straight into `y`.
 
@@ -68,23 +75,21 @@ def _spread_plain(x, weights, bias, y, p, taps, image, column, group, first, lan
 
 
 @kernel(_nrt=True)  # it allocates
-def _spread_task(task, x, weights, bias, y, p, read_h, read_w, taps, phase_at, units, scratch):
-    """Run one block's range of units."""
-    block, split = divmod(task, p.splits)
+def _spread_block(
+    block, first, last, x, weights, bias, y, p, read_h, read_w, taps, phase_at, units, scratch
+):
+    """Run one block's units from `first` to `last`."""
     image, row, column = _block_at(block, p)
     packed, panel = scratch[: p.packed_size], scratch[p.packed_size :]
     lines = panel[p.panel_size :]
     width = _VECTOR_BYTES // x.itemsize
-    count = units.shape[0]
     none = np.zeros(units[0, 2], x.dtype)
     packed_group = -1
-    for u in range(split * count // p.splits, (split + 1) * count // p.splits):
-        group, first, lanes, at = units[u, 0], units[u, 1], units[u, 2], units[u, 3]
+    for u in range(first, last):
+        group, lane, lanes, at = units[u, 0], units[u, 1], units[u, 2], units[u, 3]
         step = units[u, 4] * width
         if p.plain:
-            _spread_plain(
-                x, weights, bias, y, p, taps, image, column, group, first, lanes, at, step
-            )
+            _spread_plain(x, weights, bias, y, p, taps, image, column, group, lane, lanes, at, step)
             continue
         phase_pitch = lanes * p.panel_pitch
         if group != packed_group:
@@ -110,13 +115,13 @@ def _spread_task(task, x, weights, bias, y, p, read_h, read_w, taps, phase_at, u
             if p.tile:
                 unpack_tiles(
                     panel, phase_pitch, y, p, block * p.positions,
-                    group * p.result_channels + first, lanes, top // 4, bias, lines,
+                    group * p.result_channels + lane, lanes, top // 4, bias, lines,
                 )  # fmt: skip
                 continue
             for phase_h in range(top, bottom):
                 unpack(
                     panel[(phase_h * p.write_stride_w - begin) * phase_pitch :], phase_pitch,
-                    y, p, image, row, column, group * p.result_channels + first, lanes,
+                    y, p, image, row, column, group * p.result_channels + lane, lanes,
                     phase_h, bias,
                 )  # fmt: skip
 
@@ -139,18 +144,26 @@ def _pack_unit(u, w, weights, plan, tables):
 
 @kernel
 def _spread_worker(worker, workers, x, work, bias, y, plan, tables):
-    """Run each `workers`-th task; `work` holds the weights and each worker's scratch memory."""
+    """Run the worker's tasks, those of one block together.
+
+    `work` holds the weights and each worker's scratch memory.
+    """
     p = plan[0]
     read_h, read_w = tables[p.read_h_begin : p.read_h_end], tables[p.read_w_begin : p.read_w_end]
     taps = tables[p.taps_begin : p.taps_end]
     phase_at = tables[p.phase_at_begin : p.phase_at_end]
     units = tables[p.units_begin : p.units_end].reshape(-1, 6)
     first = p.weight_size + worker * p.scratch_size
-    for task in range(worker, p.blocks * p.splits, workers):
-        _spread_task(
-            task, x, work, bias, y, p, read_h, read_w, taps, phase_at, units,
-            work[first : first + p.scratch_size],
-        )  # fmt: skip
+    scratch = work[first : first + p.scratch_size]
+    count = units.shape[0]
+    task, end = _share(worker, workers, p.blocks * count)
+    while task < end:
+        block, unit = divmod(task, count)
+        last = min(count, unit + end - task)
+        _spread_block(
+            block, unit, last, x, work, bias, y, p, read_h, read_w, taps, phase_at, units, scratch
+        )
+        task += last - unit
 
 
 def _spread_pass(pack, run, x, w, bias, y, plan, tables, work, workers):
@@ -220,15 +233,12 @@ def _dot_run(panel, packed, offsets, p, units, first, last, sums):
 
 
 @kernel(_nrt=True)  # it allocates
-def _dot_task(task, x, dy, partial, p, read_h, read_w, taps, units, scratch):
-    """Add up one chunk of blocks, for a range of units, in `partial`."""
-    chunk, split = divmod(task, p.splits)
+def _dot_chunk(chunk, begin, end, x, dy, partial, p, read_h, read_w, taps, units, scratch):
+    """Add up one chunk of blocks, for the units from `begin` to `end`, in `partial`."""
     packed, panel = scratch[: p.packed_size], scratch[p.packed_size :]
     lines = panel[p.panel_size :]
     offsets = _offsets(p, taps)
     sums = partial[chunk]
-    begin = split * units.shape[0] // p.splits
-    end = (split + 1) * units.shape[0] // p.splits
     sums[units[begin, 3] : units[end - 1, 3] + units[end - 1, 5]] = 0
     if p.plain:
         _dot_plain(x, dy, sums, p, units, begin, end, chunk, offsets[0])
@@ -299,13 +309,20 @@ def _add_chunks(partial, first, last):
 
 @kernel
 def _dot_worker(worker, workers, x, dy, partial, plan, tables, scratch):
-    """Run each `workers`-th task, in the worker's row of `scratch`."""
+    """Run the worker's tasks, those of one chunk together, in its row of `scratch`."""
     p = plan[0]
     read_h, read_w = tables[p.read_h_begin : p.read_h_end], tables[p.read_w_begin : p.read_w_end]
     taps = tables[p.taps_begin : p.taps_end]
     units = tables[p.units_begin : p.units_end].reshape(-1, 6)
-    for task in range(worker, p.chunks * p.splits, workers):
-        _dot_task(task, x, dy, partial, p, read_h, read_w, taps, units, scratch[worker])
+    count = units.shape[0]
+    task, end = _share(worker, workers, p.chunks * count)
+    while task < end:
+        chunk, unit = divmod(task, count)
+        last = min(count, unit + end - task)
+        _dot_chunk(
+            chunk, unit, last, x, dy, partial, p, read_h, read_w, taps, units, scratch[worker]
+        )
+        task += last - unit
 
 
 @kernel
@@ -351,7 +368,7 @@ def _dot_addresses(dtype: np.dtype) -> tuple[Any, Any]:
 
 def _workers(plan: Plan) -> int:
     """Return how many threads share a pass: its smallest stay on the calling one."""
-    return 1 if plan.tasks == 1 else min(numba.get_num_threads(), plan.tasks)
+    return 1 if plan.workers == 1 else min(numba.get_num_threads(), plan.workers)
 
 
 def _run_spread(
@@ -360,7 +377,7 @@ def _run_spread(
     """Launch a forward pass or an input gradient into `y`."""
     if y.size:
         workers = _workers(plan)
-        run = _spread_alone if plan.tasks == 1 else _spread_shared
+        run = _spread_alone if plan.workers == 1 else _spread_shared
         run(
             *_spread_addresses(x.dtype), flat(x), flat(w),
             np.zeros(y.shape[1], x.dtype) if bias is None else flat(bias), y.ravel(),
@@ -400,7 +417,7 @@ def conv_weight_grad(x: np.ndarray, dy: np.ndarray, geometry: ConvGeometry) -> n
         return dw
     plan = dot_plan(geometry, x.itemsize)
     partial = empty((int(plan.numbers["chunks"][0]), plan.weight_size), x.dtype)
-    run = _dot_alone if plan.tasks == 1 else _dot_shared
+    run = _dot_alone if plan.workers == 1 else _dot_shared
     workers = _workers(plan)
     run(
         *_dot_addresses(x.dtype), flat(x), flat(dy), dw.ravel(), plan.numbers, plan.tables,
