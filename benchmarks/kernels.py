@@ -3,31 +3,36 @@
     python benchmarks/kernels.py --threads 2 --repeats 5              both tables
     python benchmarks/kernels.py --table transposed --only FSRCNN     some rows of one
     python benchmarks/kernels.py --overhead                           the cost of a call
+    python benchmarks/kernels.py --alone --threads 1 --batch-size 4   no rivals: shares of the peak
 
 Ours go through `deconv_core.functional`, NumPy NCHW in and out, with whatever conversion they need
 in their time. PyTorch's arrays are in its own layout from the start, unless --nchw asks it to take
 and give NCHW too; the ratio is the one against the best of its layouts and allocators. Before a row
-is timed every side's result is checked against float64. Operations are counted directly.
+is timed every side's result is checked against float64. Operations are counted directly; Winograd's
+tiles make fewer, and a share of the peak may exceed 100 %. Alone, the share of those that are made
+is printed as well.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import exact
 import numpy as np
 import rivals
 import shapes
+import tasks
 from contest import Contest
 from ratios import geometric_mean
-from report import Report, parser, wanted
+from report import Report, parser, positive, wanted
 
 from deconv_core import geometry
+from deconv_core.cpu.depthplan import is_depthwise
 
-PASSES = ("forward", "input grad", "weight grad")
+PASSES = tuple(tasks.KINDS)
 TABLES = {"transposed": shapes.TRANSPOSED, "ordinary": shapes.ORDINARY}
 OVERHEAD = "overhead"
 WAYS = {  # to run PyTorch, as its users do
@@ -63,6 +68,14 @@ class Row:
         describe = geometry.conv_transpose if self.transposed else geometry.conv
         return describe(self.shape.x, self.shape.weight, **self.shape.options)
 
+    @property
+    def made(self) -> float:
+        """Multiply-adds that the register tiles make, for each that a direct pass asks for."""
+        if is_depthwise(self.geometry):  # its tiles are others
+            return 1.0
+        kind = tasks.KINDS[self.what][self.transposed]
+        return tasks.of_plan(kind, self.geometry, 4).total / self.geometry.macs
+
     def case(self) -> dict[str, np.ndarray]:
         """Return an input, a weight and a gradient to the output."""
         shape = self.geometry
@@ -72,13 +85,15 @@ class Row:
         return {name: rng.standard_normal(size, np.float32) for name, size in sizes.items()}
 
 
-def rows_of(table: str | None, overhead: bool) -> Iterator[Row]:
-    """Yield the rows of a table, or of both."""
+def rows_of(table: str | None, overhead: bool, batch: int | None = None) -> Iterator[Row]:
+    """Yield the rows of a table, or of both, with as many images as they have or as `batch`."""
     if overhead:
         yield from (Row(OVERHEAD, shapes.SMALL, what) for what in PASSES)
         return
     for name in [table] if table else TABLES:
-        yield from (Row(name, shape, what) for shape in TABLES[name] for what in PASSES)
+        for shape in TABLES[name]:
+            size = (batch or shape.x[0], *shape.x[1:])
+            yield from (Row(name, replace(shape, x=size), what) for what in PASSES)
 
 
 def validate(
@@ -121,6 +136,7 @@ def run(report: Report, contest: Contest, row: Row, repeats: int) -> None:
     contest.prepare("kernel", case, **asked)
     errors = validate(row, case, contest.results())
     extra = {"table": row.table, "pass": row.what, "geometry": str(row.geometry), "errors": errors}
+    extra["made"] = row.made
     results = report.compare(row.name, 2.0 * row.geometry.macs, contest.time(repeats), **extra)
     report.line(results[0], WIDTH)
 
@@ -128,9 +144,11 @@ def run(report: Report, contest: Contest, row: Row, repeats: int) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Print a row for each shape and pass, with the best rival's ratio."""
     options = _options(arguments)
-    rows = {f"{row.table}/{row.name}": row for row in rows_of(options.table, options.overhead)}
+    found = rows_of(options.table, options.overhead, options.batch_size)
+    rows = {f"{row.table}/{row.name}": row for row in found}
     names = wanted(list(rows), options.only)
-    sides = rivals.installed(rivals.KERNELS_NCHW if options.nchw else rivals.KERNELS)
+    sides = rivals.KERNELS_NCHW if options.nchw else rivals.KERNELS
+    sides = [] if options.alone else rivals.installed(sides)
     report = Report(options)
     report.header(WIDTH)
     with Contest(sides, options.threads) as contest:
@@ -145,7 +163,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     made = parser(__doc__, repeats=5)
     made.add_argument("--table", choices=TABLES, help="one table instead of both")
+    made.add_argument("--batch-size", type=positive, metavar="N", help="instead of the table's")
     made.add_argument("--nchw", action="store_true", help="channels_last converts, as ours does")
+    made.add_argument("--alone", action="store_true", help="no rivals, only shares of the peak")
     made.add_argument("--overhead", action="store_true", help="a tiny layer: the cost of a call")
     return made.parse_args(arguments)
 

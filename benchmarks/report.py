@@ -106,6 +106,8 @@ class Report:
         if row["rival"]:
             spread = f"{row['lowest']:.2f}-{row['highest']:.2f}"
             text += f" {row['rival_s'] * 1e3:9.4g} {row['ratio']:6.2f}  {spread:11}  {row['rival']}"
+        elif "made" in row:
+            text += f" {row['share_of_peak'] * row['made']:5.0%} of it by the products made"
         print(text, flush=True)
 
     def conclude(self, name: str, value: float, text: str) -> None:

@@ -64,23 +64,24 @@ def _map(size: int) -> mmap.mmap:
     return block
 
 
-def _take(size: int) -> mmap.mmap:
-    """Return an idle block of `size` bytes, or map one."""
+def _take(size: int) -> tuple[mmap.mmap, int]:
+    """Return an idle block of `size` bytes, or of up to twice as many, or map one; and its size."""
     global _idle_bytes
     with _lock:
-        blocks = _idle.pop(size, [])
-        if blocks:
+        near = size if size in _idle else min((s for s in _idle if size < s <= 2 * size), default=0)
+        if near:
+            blocks = _idle.pop(near)
             block = blocks.pop()
-            _idle_bytes -= size
+            _idle_bytes -= near
             if blocks:
-                _idle[size] = blocks
-            return block
+                _idle[near] = blocks
+            return block, near
     try:
-        return _map(size)
+        return _map(size), size
     except (OSError, OverflowError):
         trim()
     try:
-        return _map(size)
+        return _map(size), size
     except (OSError, OverflowError) as error:
         raise MemoryError(f"an array of {size} bytes: {error}") from None
 
@@ -132,8 +133,7 @@ def empty(shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
     if nbytes < SMALL:
         array = np.empty(dims, dtype)
     else:
-        size = _block_size(nbytes)
-        block = _take(size)
+        block, size = _take(_block_size(nbytes))
         base: np.ndarray = np.frombuffer(block, np.uint8)
         offset = -base.ctypes.data % HUGE_PAGE if size >= HUGE_PAGE else 0
         lent: np.ndarray = np.frombuffer(block, dtype, count, offset)

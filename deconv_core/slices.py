@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 # What the layers' outputs for one slice of a batch may take. On the CPU they should stay in cache;
 # a GPU wants large slices, but its memory has an end too.
-SLICE_BYTES = {"cpu": 32 << 20, "cuda": 4 << 30}
+SLICE_BYTES = {"cpu": 64 << 20, "cuda": 4 << 30}
 
 
 def fitting(shapes: Iterable[tuple[int, ...]], itemsize: int, device: str | None = "cpu") -> int:
@@ -19,7 +19,7 @@ def fitting(shapes: Iterable[tuple[int, ...]], itemsize: int, device: str | None
     Examples
     --------
     >>> fitting([(64, 32, 32), (64, 32, 32)], 4)
-    64
+    128
     """
     each = itemsize * sum(math.prod(shape) for shape in shapes)
     return 1 << max((SLICE_BYTES[device or "cpu"] // max(each, 1)).bit_length() - 1, 0)

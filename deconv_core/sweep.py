@@ -101,22 +101,32 @@ def plain_sweeps(rows: Sweep, columns: Sweep) -> tuple[Sweep, Sweep] | None:
     )
 
 
-def winograd_sweep(sweep: Sweep) -> Sweep:
-    """Return a pass of three taps and no strides by tiles of two results (cpu/winograd.py).
+def winograd_sweep(sweep: Sweep, results: int) -> Sweep:
+    """Return the pass by tiles of `results` positions, for ``5 - results`` taps (cpu/winograd.py).
 
-    Position ``q`` is the tile that reads four source elements from ``2 * q + read_base`` on and
-    gives the results ``2 * q`` and ``2 * q + 1``. Its phases, read and written, are the four
-    products, each of one tap.
+    A position is a tile: it reads four elements of each read phase, from ``results * q`` on, and
+    gives `results` positions of each write phase. The phases of the tiles, read and written, are
+    the four products of each phase of `sweep`: ``4 * phase + product``. Each product is a single
+    tap; the first one vanishes where the first tap is missing, and the last where the last is.
     """
+    offsets: dict[tuple[int, int], set[int]] = {}
+    for b, a, offset in sweep.taps:
+        offsets.setdefault((b, a), set()).add(offset)
+    taps = [
+        (4 * b + product, 4 * a + product, 0)
+        for (b, a), present in sorted(offsets.items())
+        for product, needed in ((0, {0}), (1, present), (2, present), (3, {4 - results}))
+        if needed <= present
+    ]
     return Sweep(
         source=sweep.source,
         result=sweep.result,
-        count=ceil_div(sweep.count, 2),
+        count=ceil_div(sweep.count, results),
         reach=0,
-        read_stride=2,
+        read_stride=sweep.read_stride * results,
         read_base=sweep.read_base,
-        read_phases=(0, 1, 2, 3),
-        write_stride=4,
-        write_base=0,
-        taps=tuple((k, k, 0) for k in range(4)),
+        read_phases=tuple(range(4 * len(sweep.read_phases))),
+        write_stride=4 * sweep.write_stride,
+        write_base=sweep.write_base,
+        taps=tuple(taps),
     )

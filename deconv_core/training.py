@@ -34,7 +34,7 @@ def _output_shapes(net: Layer, shape: tuple[int, ...]) -> Iterator[tuple[int, ..
 def slice_size(net: Layer, x: np.ndarray, micro_batch: int | str | None) -> int:
     """Return how many images of `x` go through `net` at a time.
 
-    For "auto" that is the power of two whose activations come closest to 32 MiB (on CUDA 4 GiB)
+    For "auto" that is the power of two whose activations come closest to 64 MiB (on CUDA 4 GiB)
     from below, and at least one.
 
     Raises

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import numba
 import numpy as np
+from scripts import load
 
 from deconv_core import functional as F
 from deconv_core import geometry, reference
-from deconv_core.cpu.blocking import spread_plan
+from deconv_core.cpu import blocking, conv, tile
+from deconv_core.cpu.config import MACHINE
 
 
 def close(ours: Any, expected: Any) -> None:
@@ -44,16 +47,18 @@ def convolutions(rng: np.random.Generator) -> None:
 
 
 def tiles(rng: np.random.Generator) -> None:
-    """A convolution by Winograd's tiles, some of them beyond the picture."""
-    x, w, b = (rng.standard_normal(s) for s in ((1, 16, 19, 55), (17, 16, 3, 3), (17,)))
-    shape = geometry.conv(x.shape, w.shape, padding=1)
-    assert spread_plan(shape, False, 8).numbers["tiled"] == 1
-    y = F.conv2d(x, w, b, padding=1)
-    close(y, reference.conv_forward(x, w, b, shape))
-    dx = F.conv2d_input_grad(y, w, x.shape, padding=1)
-    close(dx, reference.conv_input_grad(y, w, None, shape))
-    dw = F.conv2d_weight_grad(y, x, w.shape, padding=1)
-    close(dw, reference.conv_weight_grad(x, y, shape))
+    """Convolutions by Winograd's tiles of either size, some of them beyond the picture."""
+    blocking.TILED_LEAST, blocking.TILED_SHARE = 1, 1e9
+    for kernel, stride, results in ((3, 1, 2), (4, 2, 3)):
+        x, w, b = (rng.standard_normal(s) for s in ((2, 2, 7, 9), (3, 2, kernel, kernel), (3,)))
+        shape = geometry.conv(x.shape, w.shape, stride, 1)
+        assert blocking.spread_plan(shape, False, 8).numbers["tile"] == results
+        y = F.conv2d(x, w, b, stride, 1)
+        close(y, reference.conv_forward(x, w, b, shape))
+        dx = F.conv2d_input_grad(y, w, x.shape, stride, 1)
+        close(dx, reference.conv_input_grad(y, w, None, shape))
+        dw = F.conv2d_weight_grad(y, x, w.shape, stride, 1)
+        close(dw, reference.conv_weight_grad(x, y, shape))
 
 
 def depthwise(rng: np.random.Generator) -> None:
@@ -68,6 +73,43 @@ def depthwise(rng: np.random.Generator) -> None:
         close(dx, reference.conv_input_grad(y, w, None, shape))
         dw = F.conv2d_weight_grad(y, x, w.shape, **options)
         close(dw, reference.conv_weight_grad(x, y, shape))
+
+
+def loads(rng: np.random.Generator) -> None:
+    """The multiply-adds that the benchmarks read from plans are those that the tiles make."""
+    made = 0
+
+    def spread(*given: Any) -> None:
+        nonlocal made
+        lanes, channels, taps = given[0], given[6], given[9] - given[8]
+        vectors = dict(MACHINE.spread)[lanes]
+        made += lanes * vectors * (MACHINE.vector_bytes // 8) * channels * taps
+        tile.spread(*given)
+
+    def dot(*given: Any) -> None:
+        nonlocal made
+        made += given[0] * dict(MACHINE.dot)[given[0]] * given[7]
+        tile.dot(*given)
+
+    cases: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
+        ((3, 2, 7, 6), (9, 2, 3, 2), {"stride": 2, "padding": 1}),
+        ((2, 16, 19, 55), (17, 16, 3, 3), {"padding": 1}),
+        ((2, 3, 8, 64), (5, 3, 1, 1), {}),
+        ((2, 4, 5, 5), (6, 2, 3, 3), {"groups": 2}),
+    ]
+    for x_shape, w_shape, options in cases:
+        x, w = rng.standard_normal(x_shape), rng.standard_normal(w_shape)
+        y = reference.conv_forward(x, w, None, geometry.conv(x_shape, w_shape, **options))
+        for work in (
+            lambda x=x, w=w, o=options: F.conv2d(x, w, **o),
+            lambda x=x, w=w, y=y, o=options: F.conv2d_input_grad(y, w, x.shape, **o),
+            lambda x=x, w=w, y=y, o=options: F.conv2d_weight_grad(y, x, w.shape, **o),
+        ):
+            made = 0
+            patched = mock.patch.multiple(conv, spread=spread, dot=dot)
+            with patched, load("tasks").watched() as launches:
+                work()
+            assert [launch.total for launch in launches] == [made] != [0]
 
 
 def the_rest(rng: np.random.Generator) -> None:
@@ -106,5 +148,6 @@ if __name__ == "__main__":
     convolutions(generator)
     tiles(generator)
     depthwise(generator)
+    loads(generator)
     the_rest(generator)
     print("done")

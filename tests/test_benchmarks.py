@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import os
@@ -11,21 +10,13 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from scripts import BENCHMARKS, load
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-COMMANDS = ("step", "inference", "kernels", "memory", "startup", "peak", "epoch")
-
-
-def load(name: str) -> ModuleType:
-    """Import a module of the suite, which its scripts find beside themselves."""
-    if str(BENCHMARKS) not in sys.path:
-        sys.path.append(str(BENCHMARKS))
-    return importlib.import_module(name)
+COMMANDS = ("step", "inference", "kernels", "memory", "startup", "peak", "epoch", "scaling")
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -135,6 +126,54 @@ def test_torch_is_tuned_by_layout_and_by_an_environment_set_before_it_starts() -
     assert sides["allocator, channels_last"].environment == rivals.ALLOCATOR
     layouts = [side.options["channels_last"] for side in rivals.KERNELS]
     assert sorted(layouts) == [False, False, True, True]
+
+
+@pytest.mark.parametrize("tasks", [1, 5, 64, 100])
+@pytest.mark.parametrize("threads", [1, 2, 3, 64])
+def test_a_bound_is_that_of_the_thread_with_most_tasks(tasks: int, threads: int) -> None:
+    launch = load("tasks").Launch("", None, (7,) * tasks, "", tasks)
+    assert launch.bound(threads) == tasks / math.ceil(tasks / threads)
+
+
+def test_one_long_task_bounds_every_number_of_threads() -> None:
+    launch = load("tasks").Launch("", None, (1, 2, 9, 3, 3), "", 5)
+    assert [launch.busiest(threads) for threads in (1, 2, 5, 64)] == [18, 12, 9, 9]
+
+
+@pytest.mark.parametrize("collapse", [True, False])
+def test_ddnets_step_keeps_64_cores_busy(collapse: bool) -> None:
+    scaling, cases, dc = load("scaling"), load("ddnet_case"), load("deconv_core")
+    net = dc.DDNet()
+    criterion, optimizer = dc.CrossEntropyLoss(), dc.SGD(net.parameters(), lr=0.0)
+    x, target = cases.images(32), cases.labels(32)
+    launches = scaling.watch(
+        lambda: dc.train_step(net, criterion, optimizer, x, target, collapse=collapse)
+    )
+    names = {scaling.name_of(launch) for launch in launches}
+    assert any(name.startswith("deconv3: weight grad") for name in names)
+    assert any(name.startswith("matrices: 10x") for name in names)
+    direct = 3 * cases.forward_flops(32) / 2
+    made = sum(times * launch.total for launch, times in launches.items())
+    assert made < 1.1 * direct  # the picture's gradient is not made; the tail's may be a matrix
+    for threads in (1, 2, 8, 64):
+        assert 0.65 * threads < scaling.bound(launches, threads) <= threads
+
+
+def test_scaling_from_end_to_end(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    options = ["--batch-size", "4", "--image-size", "8", "--threads", "1", "16", "--only", "conv3"]
+    done = run(BENCHMARKS / "scaling.py", *options, "--json", file)
+    assert done.returncode == 0, done.stderr
+    content = json.loads(file.read_text())
+    names = [row["name"] for row in content["rows"]]
+    passes = ("forward", "weight grad", "input grad")
+    for what in passes:
+        assert f"training step/conv3: {what}, 4 images" in names
+    assert "inference/conv3: forward, 4 images" in names
+    for row in content["rows"]:
+        assert row["bounds"]["1"] == 1 <= row["bounds"]["16"] <= 16
+        assert 1 / row["tasks"] <= row["longest"] <= 1
+    assert content["summary"]["training step, 1 threads"] == 1
 
 
 @pytest.fixture(scope="module")

@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 import inspect
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import calls
 import numba
 import numpy as np
 import pytest
+from scripts import HERE, run_script
 from support import LAYOUTS, call, layout
 
 from deconv_core import functional as F
 from deconv_core import geometry, memory
 from deconv_core.cpu import config
 from deconv_core.cpu.blocking import dot_plan, spread_plan
-
-HERE = Path(__file__).parent
-
-
-def run_script(name: str, *args: str, **environment: str) -> None:
-    """Run a script of this folder to its last line, "done"."""
-    path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-W", "error", str(HERE / name), *args]
-    result = subprocess.run(
-        command,
-        env=os.environ | environment | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert result.returncode == 0, result.stdout[-500:] + result.stderr[-2000:]
-    assert result.stdout.splitlines()[-1] == "done"
 
 
 def test_the_guard_does_bite() -> None:
@@ -80,14 +62,14 @@ def test_same_bits_on_any_number_of_threads_and_on_repetition(dtype: type) -> No
         numba.set_num_threads(before)
 
 
-def test_same_bits_when_small_passes_are_one_task_on_the_calling_thread(dtype: type) -> None:
+def test_same_bits_when_small_passes_stay_on_the_calling_thread(dtype: type) -> None:
     shape = geometry.conv((1, 16, 4, 16), (16, 16, 3, 3))
     passes = [(f, a, r, o) for _, f, a, r, o in calls.every_call(dtype) if "conv" in f.__name__]
     shared = [calls.bits(function(*a, *rest, **o)) for function, a, rest, o in passes]
-    assert spread_plan(shape, False, 4).tasks > 1 < dot_plan(shape, 4).tasks
+    assert spread_plan(shape, False, 4).workers > 1 < dot_plan(shape, 4).workers
     try:
         calls.share_from(config.SHARED_MACS)
-        assert spread_plan(shape, False, 4).tasks == 1 == dot_plan(shape, 4).tasks
+        assert spread_plan(shape, False, 4).workers == 1 == dot_plan(shape, 4).workers
         alone = [calls.bits(function(*a, *rest, **o)) for function, a, rest, o in passes]
     finally:
         calls.share_from(0)

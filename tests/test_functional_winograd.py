@@ -1,22 +1,40 @@
-"""3x3 convolutions by Winograd's tiles: the identity, the results, their error."""
+"""Convolutions by Winograd's tiles: the identities, the results, their error."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import oracle
 import pytest
 import torch.nn.functional as torch_F
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from deconv_core import functional as F
 from deconv_core import geometry
-from deconv_core.cpu import winograd
+from deconv_core.cpu import blocking, winograd
 from deconv_core.cpu.blocking import dot_plan, spread_plan
 
-KERNEL = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]) / 2  # G
+KERNEL = {  # G, by the number of results
+    2: np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]) / 2,
+    3: np.array([[2, 0], [1, 1], [1, -1], [0, 2]]) / 2,
+}
+
+
+@contextlib.contextmanager
+def tiles_wherever_they_can() -> Iterator[None]:
+    """Run whatever passes Winograd's tiles can do by them, however small and slow."""
+    before = blocking.TILED_LEAST, blocking.TILED_SHARE
+    blocking.TILED_LEAST, blocking.TILED_SHARE = 1, 1e9
+    spread_plan.cache_clear(), dot_plan.cache_clear()
+    try:
+        yield
+    finally:
+        blocking.TILED_LEAST, blocking.TILED_SHARE = before
+        spread_plan.cache_clear(), dot_plan.cache_clear()
 
 
 def plans(shape: geometry.ConvGeometry, itemsize: int = 4) -> list[Any]:
@@ -28,16 +46,21 @@ def plans(shape: geometry.ConvGeometry, itemsize: int = 4) -> list[Any]:
     ]
 
 
-def errors(x: np.ndarray, w: np.ndarray, dy: np.ndarray, **options: Any) -> list[list[float]]:
+def errors(
+    x: np.ndarray, w: np.ndarray, dy: np.ndarray, transposed: bool = False, **options: Any
+) -> list[list[float]]:
     """Return, for each pass, our error and PyTorch's, relative to the largest element."""
-    truth = [oracle.run(torch_F.conv2d, [x, w], np.float64, **options)]
-    truth += oracle.grads(torch_F.conv2d, [x, w], dy, np.float64, **options)
-    theirs = [oracle.run(torch_F.conv2d, [x, w], **options)]
-    theirs += oracle.grads(torch_F.conv2d, [x, w], dy, **options)
-    ours = [
-        F.conv2d(x, w, **options),
-        F.conv2d_input_grad(dy, w, x.shape, **options),
-        F.conv2d_weight_grad(dy, x, w.shape, **options),
+    kind = "conv_transpose2d" if transposed else "conv2d"
+    function = getattr(torch_F, kind)
+    truth = [oracle.run(function, [x, w], np.float64, **options)]
+    truth += oracle.grads(function, [x, w], dy, np.float64, **options)
+    theirs = [oracle.run(function, [x, w], **options)]
+    theirs += oracle.grads(function, [x, w], dy, **options)
+    ours = [getattr(F, kind)(x, w, **options)]
+    options.pop("output_padding", None)
+    ours += [
+        getattr(F, f"{kind}_input_grad")(dy, w, x.shape, **options),
+        getattr(F, f"{kind}_weight_grad")(dy, x, w.shape, **options),
     ]
     return [
         [float(np.abs(one - exact).max() / np.abs(exact).max()) for one in (our, their)]
@@ -45,71 +68,112 @@ def errors(x: np.ndarray, w: np.ndarray, dy: np.ndarray, **options: Any) -> list
     ]
 
 
-def test_the_transforms_are_winograds_identity() -> None:
+@pytest.mark.parametrize("results", [2, 3])
+def test_the_transforms_are_winograds_identity(results: int) -> None:
     rng = np.random.default_rng(0)
-    source, kernel, grad = (rng.standard_normal(size) for size in ((4, 4), (3, 3), (2, 2)))
-    windows = np.lib.stride_tricks.sliding_window_view(source, (3, 3))
+    taps, transform, result = 5 - results, KERNEL[results], np.array(winograd.RESULT[results])
+    source, kernel, grad = (rng.standard_normal((n, n)) for n in (4, taps, results))
+    windows = np.lib.stride_tricks.sliding_window_view(source, (taps, taps))
     tile = np.array(winograd.SOURCE) @ source @ np.array(winograd.SOURCE).T
-    products = tile * (KERNEL @ kernel @ KERNEL.T)
-    result = np.array(winograd.RESULT) @ products @ np.array(winograd.RESULT).T
-    np.testing.assert_allclose(result, np.einsum("ijkl,kl->ij", windows, kernel), atol=1e-13)
-    products = tile * (np.array(winograd.GRAD) @ grad @ np.array(winograd.GRAD).T)
+    products = tile * (transform @ kernel @ transform.T)
+    sums = np.einsum("ijkl,kl->ij", windows, kernel)
+    np.testing.assert_allclose(result @ products @ result.T, sums, atol=1e-13)
+    products = tile * (result.T @ grad @ result)
     weight_grad = np.einsum("ij,ijkl->kl", grad, windows)
-    np.testing.assert_allclose(KERNEL.T @ products @ KERNEL, weight_grad, atol=1e-13)
+    np.testing.assert_allclose(transform.T @ products @ transform, weight_grad, atol=1e-13)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     batch=st.sampled_from([1, 2, 19]),
     groups=st.sampled_from([1, 1, 2]),
-    channels=st.tuples(st.integers(16, 40), st.integers(16, 40)),
-    size=st.tuples(st.integers(6, 40), st.integers(6, 40)),
+    channels=st.tuples(st.integers(2, 40), st.integers(2, 40)),
+    size=st.tuples(st.integers(3, 40), st.integers(3, 40)),
+    kernel=st.tuples(st.integers(2, 6), st.integers(2, 6)),
+    stride=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    dilation=st.sampled_from([1, 1, 1, 2]),
     padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    extra=st.tuples(st.integers(0, 1), st.integers(0, 1)),
+    transposed=st.booleans(),
     dtype=st.sampled_from([np.float32, np.float64]),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_any_size_padding_and_groups(
+def test_any_geometry(
     batch: int,
     groups: int,
     channels: tuple[int, int],
     size: tuple[int, int],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: int,
     padding: tuple[int, int],
+    extra: tuple[int, int],
+    transposed: bool,
     dtype: type,
     seed: int,
 ) -> None:
-    batch *= 1 + 1024 // (size[0] * size[1] * batch)
     rng = np.random.default_rng(seed)
+    options = dict(stride=stride, padding=padding, dilation=dilation, groups=groups)
     x = rng.standard_normal((batch, groups * channels[0], *size)).astype(dtype)
-    w = rng.standard_normal((groups * channels[1], channels[0], 3, 3)).astype(dtype)
-    shape = geometry.conv(x.shape, w.shape, 1, padding, 1, groups)
-    dy = rng.standard_normal(shape.output_shape).astype(dtype)
+    first, second = (channels[0] * groups, channels[1]) if transposed else channels[::-1]
+    first *= 1 if transposed else groups
+    w = rng.standard_normal((first, second, *kernel)).astype(dtype)
+    try:
+        if transposed:
+            options["output_padding"] = tuple(np.minimum(extra, np.array(stride) - 1).tolist())
+            shape = geometry.conv_transpose(
+                x.shape, w.shape, stride, padding, options["output_padding"], groups, dilation
+            )
+            dy_shape = shape.input_shape
+        else:
+            shape = geometry.conv(x.shape, w.shape, stride, padding, dilation, groups)
+            dy_shape = shape.output_shape
+    except ValueError:
+        assume(False)
+    dy = rng.standard_normal(dy_shape).astype(dtype)
     limit = 5e-6 if dtype == np.float32 else 1e-14
-    for ours, _ in errors(x, w, dy, padding=padding, groups=groups):
-        assert ours < limit
+    with tiles_wherever_they_can():
+        for ours, _ in errors(x, w, dy, transposed, **options):
+            assert ours < limit
 
 
-@pytest.mark.parametrize("channels", [(16, 16), (64, 128), (256, 256)])
+@pytest.mark.parametrize("channels", [(32, 32), (64, 128), (256, 256)])
 def test_error_is_at_most_twice_pytorchs(channels: tuple[int, int]) -> None:
     rng = np.random.default_rng(1)
-    x = rng.standard_normal((4, channels[0], 16, 16), np.float32)
+    x = rng.standard_normal((8, channels[0], 16, 16), np.float32)
     w = rng.standard_normal((channels[1], channels[0], 3, 3), np.float32)
-    dy = rng.standard_normal((4, channels[1], 16, 16), np.float32)
-    assert all(plan.numbers["tiled"] for plan in plans(geometry.conv(x.shape, w.shape, 1, 1))[:2])
+    dy = rng.standard_normal((8, channels[1], 16, 16), np.float32)
+    assert all(
+        plan.numbers["tile"] == 2 for plan in plans(geometry.conv(x.shape, w.shape, 1, 1))[:2]
+    )
     for ours, theirs in errors(x, w, dy, padding=1):
+        assert ours <= 2 * theirs
+
+
+@pytest.mark.parametrize(("kernel", "results"), [(4, 3), (5, 2)])
+def test_error_of_phases_is_at_most_twice_pytorchs(kernel: int, results: int) -> None:
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((16, 128, 16, 16), np.float32)
+    w = rng.standard_normal((128, 64, kernel, kernel), np.float32)
+    shape = geometry.conv_transpose(x.shape, w.shape, 2, 1)
+    dy = rng.standard_normal(shape.input_shape, np.float32)
+    assert [int(plan.numbers["tile"][0]) for plan in plans(shape)] == [results, results, 0]
+    for ours, theirs in errors(x, w, dy, True, stride=2, padding=1):
         assert ours <= 2 * theirs
 
 
 @pytest.mark.parametrize(
     ("x_shape", "w_shape", "options"),
     [
-        ((8, 32, 16, 16), (32, 32, 3, 3), {"stride": 2}),
-        ((8, 32, 16, 16), (32, 32, 3, 3), {"dilation": 2}),
-        ((8, 32, 16, 16), (32, 32, 5, 5), {}),
-        ((8, 3, 16, 16), (32, 3, 3, 3), {}),  # too few channels to pay for the transforms
+        ((64, 32, 16, 16), (32, 32, 3, 3), {"stride": 2}),  # fills its tiles badly
+        ((64, 32, 16, 16), (32, 32, 3, 3), {"stride": 3}),
+        ((64, 32, 16, 16), (32, 32, 3, 3), {"dilation": 2}),
+        ((64, 32, 16, 16), (32, 32, 5, 5), {}),
+        ((64, 3, 16, 16), (32, 3, 3, 3), {}),  # too few channels to pay for the transforms
         ((2000, 32, 3, 3), (32, 32, 3, 3), {}),  # a single pixel would be a whole tile
-        ((1, 32, 16, 16), (32, 32, 3, 3), {}),  # too few pixels
+        ((1, 32, 16, 16), (32, 32, 3, 3), {}),  # too few tiles
     ],
 )
 def test_all_others_are_direct(x_shape: Any, w_shape: Any, options: dict[str, Any]) -> None:
     shape = geometry.conv(x_shape, w_shape, **options)
-    assert not any(plan.numbers["tiled"] for plan in plans(shape))
+    assert not any(plan.numbers["tile"] for plan in plans(shape))

@@ -24,6 +24,19 @@ def test_a_block_comes_back_when_the_last_view_is_dropped() -> None:
     assert memory.empty(LARGE).ctypes.data == address
 
 
+def test_a_block_serves_arrays_down_to_half_its_size() -> None:
+    memory.trim()
+    array = memory.empty(LARGE)
+    address = array.ctypes.data
+    del array
+    less_than_half = memory.empty((4, 24, 1024))
+    assert less_than_half.ctypes.data != address
+    half = memory.empty((4, 32, 1024))
+    assert half.ctypes.data == address
+    del half
+    assert memory.empty(LARGE).ctypes.data == address  # as large as it was
+
+
 def test_arrays_in_use_never_overlap() -> None:
     arrays = [memory.empty(LARGE) for _ in range(5)]
     for value, array in enumerate(arrays):

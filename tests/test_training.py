@@ -64,15 +64,15 @@ def test_slices_are_chosen_from_shapes() -> None:
     def images(size: int) -> np.ndarray:
         return np.broadcast_to(np.float32(0), (128, 3, size, size))
 
-    assert slice_size(DDNet(), images(32), "auto") == 4
-    assert slice_size(DDNet(image_size=64), images(64), "auto") == 1
-    assert slice_size(DDNet(variant="pooled"), images(32), "auto") == 32
+    assert slice_size(DDNet(), images(32), "auto") == 8
+    assert slice_size(DDNet(image_size=64), images(64), "auto") == 2
+    assert slice_size(DDNet(variant="pooled"), images(32), "auto") == 64
     assert slice_size(small_net(), np.zeros((9, 2, 6, 6)), "auto") == 9
     assert slice_size(DDNet(), images(32), None) == 128
     assert slice_size(DDNet(), images(32), np.int64(5)) == 5
     nested = Sequential(Sequential(Conv2d(1, 2, 1, rng=0), ReLU()), Flatten())
     big = np.broadcast_to(np.float32(0), (128, 1, 512, 512))  # 3 * 2 MiB an image
-    assert slice_size(nested, big, "auto") == 4
+    assert slice_size(nested, big, "auto") == 8
 
 
 @pytest.mark.parametrize("micro_batch", [1, 4])

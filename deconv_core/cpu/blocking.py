@@ -4,7 +4,8 @@ A *block* is a rectangle of one image's result (of all rows' width where rows ar
 several whole small images. Its source is packed once,
 as phase planes with a zero halo, so that every tap of every output position is one constant offset
 away and positions run densely through rows and images. A *unit* is one register tile's share of
-the result channels. A *task* is a block with a range of units.
+the result channels. A *task* is one unit of one block; a thread takes a run of neighbouring tasks,
+and packs a block once for all of its units that it has.
 """
 
 from __future__ import annotations
@@ -20,21 +21,23 @@ from ..geometry import ConvGeometry, ceil_div
 from ..sweep import Sweep, adjoint_sweep, forward_sweep, plain_sweeps, winograd_sweep
 from .config import (
     BLOCK_POSITIONS,
+    DOT_TERMS,
     LANES_BYTES,
     MACHINE,
     MAX_CHUNKS,
-    MIN_TASKS,
+    MIN_BLOCKS,
     PACK_BYTES,
     PANEL_BYTES,
     PANEL_PHASES,
     PARTIAL_BYTES,
     SHARED_MACS,
     TILE_LANES_BYTES,
-    TILED_CHANNELS,
-    TILED_PIXELS,
+    TILED_COST,
+    TILED_LEAST,
     TILED_SHARE,
     TILED_SUM,
     TILES_BYTES,
+    WORKER_MACS,
 )
 
 _FIELDS = (
@@ -42,14 +45,14 @@ _FIELDS = (
     "read_stride_h read_stride_w read_base_h read_base_w "
     "write_stride_h write_stride_w write_base_h write_base_w "
     "batch rows columns reach_h reach_w "  # positions of one image, halo
-    "images block_rows row_blocks block_columns column_blocks blocks splits chunks "
+    "images block_rows row_blocks block_columns column_blocks blocks chunks "
     "pitch image_rows packed_rows phase_plane plane positions "  # packed source, in elements
     "panel_pitch packed_size panel_size phase_rows "
     "weight_size scratch_size "  # all units' weights (or sums), one worker's workspace
     "kernel w_lane w_channel streams tile_size lanes_size unit_run "  # weights and their sums
-    "near_run panel_plane plain tiled planes line_pitch lines_size"  # Winograd's tiles, their rows
+    "near_run panel_plane plain tile line_pitch lines_size"  # Winograd's tiles, their rows
 ).split()
-_TABLES = "read_h read_w taps tap_kernel phase_at units".split()
+_TABLES = "read_h read_w taps tap_kernel phase_at corners units".split()
 _FIELDS += [f"{table}_{end}" for table in _TABLES for end in ("begin", "end")]
 PLAN = np.dtype([(name, np.int64) for name in _FIELDS])
 
@@ -61,16 +64,18 @@ class Plan:
     Attributes
     ----------
     numbers : structured array of one `PLAN` record
-    tables : int64, the next six, one after another, for the kernels: every array that they are
+    tables : int64, the next seven, one after another, for the kernels: every array that they are
         called with takes its time; NAME is from `numbers`' NAME_begin to its NAME_end
     read_h, read_w : the phases of the source that are packed
     taps : (n,), offset of each tap into the packed source, write phase by write phase
-    tap_kernel : (n,), position of each tap in the (kh * kw) kernel
+    tap_kernel : (n,), position of each tap in the (kh * kw) kernel; by Winograd's tiles its
+        product, 16 * pair of phases + product
+    corners : (9 * pairs,), by Winograd's tiles the positions of each pair's 3x3 taps, -1 for none
     phase_at : (phases + 1,), where each write phase's taps begin
     units : (n, 6), of each unit the group, first lane, lanes, where its weights (or sums)
         begin, the vectors (or streams) of its tile, and how many weights (or sums) it has
     weight_size, scratch_size : elements of all units' weights, and of one worker's workspace
-    tasks : how many there are to share among threads
+    workers : how many threads are worth waking for the tasks, at most
     """
 
     numbers: np.ndarray
@@ -80,10 +85,11 @@ class Plan:
     taps: np.ndarray
     tap_kernel: np.ndarray
     phase_at: np.ndarray
+    corners: np.ndarray
     units: np.ndarray
     weight_size: int
     scratch_size: int
-    tasks: int
+    workers: int
 
 
 def tiles(lanes: int, table: tuple[tuple[int, int], ...]) -> list[tuple[int, int, int]]:
@@ -102,11 +108,11 @@ def _line_stride(elements: int, itemsize: int) -> int:
     return (ceil_div(elements, line) | 1) * line
 
 
-def _block(rows: Sweep, columns: Sweep, batch: int, most: int, tasks: int) -> dict[str, int]:
+def _block(rows: Sweep, columns: Sweep, batch: int, most: int, blocks: int) -> dict[str, int]:
     """Choose images and rows per block, and the packed layout that follows.
 
     A block has about `most` positions, or fewer: blocks are cut further, down to where the halo
-    would be most of the work, until there are `tasks` of them.
+    would be most of the work, until there are `blocks` of them.
     """
     least_rows = max(1, 2 * rows.reach)  # with fewer, the halo would be most of the work
     pitch, column_blocks = columns.count + columns.reach - columns.overlap, 1
@@ -121,10 +127,10 @@ def _block(rows: Sweep, columns: Sweep, batch: int, most: int, tasks: int) -> di
     room = most // pitch  # packed rows
     images, row_blocks = 1, 1
     if room >= 2 * image_rows and column_blocks == 1:
-        images = max(1, min(room // image_rows, batch // tasks))
+        images = max(1, min(room // image_rows, batch // blocks))
     if images == 1:
         least = max(4 * rows.reach, ceil_div(128, pitch))
-        wanted = min(ceil_div(tasks, max(1, batch)), max(1, rows.count // least))
+        wanted = min(ceil_div(blocks, max(1, batch)), max(1, rows.count // least))
         row_blocks = max(wanted, ceil_div(rows.count, max(least_rows, room - rows.reach)))
     block_rows = ceil_div(rows.count, row_blocks)
     row_blocks = ceil_div(rows.count, block_rows)
@@ -146,6 +152,21 @@ def _block(rows: Sweep, columns: Sweep, batch: int, most: int, tasks: int) -> di
     }
 
 
+def _run(most: int, lanes: int, width: int) -> int:
+    """Return how many of Winograd's tiles a block has: at most `most`, in whole vectors of `width`.
+
+    It is the number with which the register tiles compute the least in vain for so many `lanes`.
+    """
+    widths = [(count, vectors * width) for _, count, vectors in tiles(lanes, MACHINE.spread)]
+
+    def computed(length: int) -> float:
+        return sum(count * ceil_div(length, wide) * wide for count, wide in widths) / length
+
+    step = width * MACHINE.spread[0][1]
+    lengths = range(step, max(step, most) + 1, step)
+    return min(lengths, key=lambda length: (computed(length), -length))
+
+
 def _taps(
     rows: Sweep, columns: Sweep, layout: dict[str, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -165,23 +186,30 @@ def _taps(
     return np.ascontiguousarray(offsets), np.ascontiguousarray(kernel), starts.astype(np.int64)
 
 
-def _tiled(
-    batch: int, rows: Sweep, columns: Sweep, source: int, result: int, positions: int, least: int
-) -> bool:
-    """Tell whether a pass runs by Winograd's tiles (winograd.py): 3x3, no strides, enough work.
+def _tile(
+    batch: int, sweeps: tuple[Sweep, Sweep], source: int, result: int, itemsize: int, dot: bool
+) -> tuple[int, int]:
+    """Return how many results Winograd's tiles have along an axis, and how many tiles a block may.
 
-    A block has room for so many `positions`, and should have the `least`.
+    Zeros if the pass runs without them. They take two or three taps in a phase, at most two phases
+    (a weight gradient: one), and enough work.
     """
-    for axis in (rows, columns):
-        if (len(axis.taps), axis.reach, axis.read_stride, axis.write_stride) != (3, 2, 1, 1):
-            return False
-    products = 16 * ceil_div(rows.count, 2) * ceil_div(columns.count, 2)
-    return (
-        min(source, result) >= TILED_CHANNELS
-        and positions >= least
-        and batch * rows.count * columns.count >= TILED_PIXELS
-        and products <= TILED_SHARE * 9 * rows.count * columns.count
-    )
+    rows, columns = sweeps
+    strides = [axis.read_stride * axis.write_stride for axis in sweeps]
+    if rows.reach != columns.reach or rows.reach not in (1, 2) or max(strides) > (1 if dot else 2):
+        return 0, 0
+    if any(len(axis.read_phases) != axis.read_stride for axis in sweeps):
+        return 0, 0
+    results, read, written = 4 - rows.reach, rows.read_stride, rows.write_stride
+    tiled = [winograd_sweep(axis, results) for axis in sweeps]
+    count, taps = tiled[0].count * tiled[1].count, len(tiled[0].taps) * len(tiled[1].taps)
+    moved = 16 * (read * columns.read_stride * source + written * columns.write_stride * result)
+    products = count * (taps * source * result + TILED_COST * max(strides) * moved)
+    direct = len(rows.taps) * len(columns.taps) * rows.count * columns.count * source * result
+    most = PACK_BYTES if dot else TILES_BYTES
+    most //= 16 * read * columns.read_stride * source * itemsize
+    pays = batch * count >= TILED_LEAST and products <= TILED_SHARE * direct
+    return (results, most) if pays and (most >= TILED_SUM or not dot) else (0, 0)
 
 
 def _join_short_block(layout: dict[str, int], count: int, least: int) -> None:
@@ -206,9 +234,9 @@ def _plain(
     return flat if dot or flat[1].count >= widest else None
 
 
-def _tasks(geometry: ConvGeometry) -> int:
-    """Return how many tasks a pass is cut into at least; one where threads would not pay."""
-    return MIN_TASKS if geometry.macs >= SHARED_MACS else 1
+def _least_blocks(geometry: ConvGeometry) -> int:
+    """Return how many blocks a pass is cut into at least; one where threads would not pay."""
+    return MIN_BLOCKS if geometry.macs >= SHARED_MACS else 1
 
 
 def _common(
@@ -223,28 +251,38 @@ def _common(
 
     `source` and `result` are the channels of one group; `dot` says which tile will run.
     """
-    room = (PACK_BYTES if dot else TILES_BYTES) // (16 * source * itemsize)
-    least = TILED_SUM if dot else 0
-    tiled = _tiled(geometry.batch, *sweeps, source, result, room, least)
+    tile, room = _tile(geometry.batch, sweeps, source, result, itemsize, dot)
     plain = _plain(*sweeps, result, itemsize, dot)
-    rows, columns = plain or ((winograd_sweep(axis) for axis in sweeps) if tiled else sweeps)
+    rows, columns = plain or ((winograd_sweep(axis, tile) for axis in sweeps) if tile else sweeps)
     phases = len(rows.read_phases) * len(columns.read_phases)
     phase_rows = max(1, min(rows.write_stride, PANEL_PHASES // columns.write_stride))
+    phase_rows = 4 if tile else phase_rows
     panel = MACHINE.spread[0][0] * phase_rows * columns.write_stride  # per position
-    if not tiled:
+    if not tile:
         room = PACK_BYTES // (source * phases * itemsize)
-    widest = MACHINE.vector_bytes // itemsize * max(v for _, v in MACHINE.spread)
-    least = MACHINE.vector_bytes // itemsize * MACHINE.spread[0][1]
-    most = max(least, min(BLOCK_POSITIONS, room, PANEL_BYTES // (panel * itemsize)))
-    layout = _block(rows, columns, geometry.batch, most, 1 if dot else _tasks(geometry))
-    if tiled:  # (phase, channel, position): one phase after the other is multiplied
-        plane = _line_stride(layout["phase_plane"], itemsize)
+    width = MACHINE.vector_bytes // itemsize
+    widest = width * max(vectors for _, vectors in MACHINE.spread)
+    least = width * MACHINE.spread[0][1]
+    most = min(BLOCK_POSITIONS, room, PANEL_BYTES // (panel * itemsize))
+    if dot:
+        most = min(most, DOT_TERMS * width)
+    most = max(least, most)
+    blocks = _least_blocks(geometry)
+    if tile:  # (phase, channel, tile): one phase after the other is multiplied
+        total = geometry.batch * rows.count * columns.count
+        most = min(most, max(TILED_SUM if dot else least, total // blocks))
+        run = most // least * least if dot else _run(most, result, width)
+        layout = {"positions": run, "blocks": ceil_div(total, run)}
+        layout |= {"row_blocks": 1, "column_blocks": 1}
+        plane = _line_stride(layout["positions"] + width, itemsize)  # whole vectors are written
         layout["phase_plane"] = _line_stride(source * plane, itemsize)
         size = layout["phase_plane"] * phases
-    elif plain:  # not packed
+    else:
+        layout = _block(rows, columns, geometry.batch, most, 1 if dot else blocks)
+    if plain:  # not packed
         plane, size = columns.count, 0
         _join_short_block(layout, columns.count, widest)
-    else:  # (channel, phase, position)
+    elif not tile:  # (channel, phase, position)
         if rows.read_stride > 1 or columns.read_stride > 1:
             layout["phase_plane"] += MACHINE.vector_bytes // itemsize  # whole vectors are written
         plane = _line_stride(phases * layout["phase_plane"] + columns.reach, itemsize)
@@ -254,7 +292,7 @@ def _common(
         "groups": geometry.groups, "source_channels": source, "result_channels": result,
         "batch": geometry.batch, "rows": rows.count, "columns": columns.count,
         "reach_h": rows.reach, "reach_w": columns.reach, "phase_rows": phase_rows,
-        "plane": plane, "kernel": len(rows.taps) * len(columns.taps), "tiled": int(tiled),
+        "plane": plane, "kernel": len(sweeps[0].taps) * len(sweeps[1].taps), "tile": tile,
         "plain": int(plain is not None),
         "packed_size": _line_stride(size + widest + columns.reach, itemsize),
     }  # fmt: skip
@@ -262,18 +300,38 @@ def _common(
         for field in ("read_stride", "read_base", "write_stride", "write_base"):
             numbers[f"{field}_{name}"] = getattr(axis, field)
         numbers[f"source_{name}"], numbers[f"result_{name}"] = axis.source, axis.result
-    if tiled:
-        width = MACHINE.vector_bytes // itemsize  # whole vectors are written to the lines
-        numbers["line_pitch"] = ceil_div(layout["block_columns"] + 1, width) * width
-        lines = 2 * (2 * layout["block_rows"] + 2)
+    if tile:  # whole vectors are written to the lines, which hold all rows of tiles of a block
+        numbers["line_pitch"] = ceil_div(columns.count + 1, width) * width
+        deep = min(rows.count, ceil_div(layout["positions"] - 1, columns.count) + 1)
+        lines = columns.read_stride * (tile * deep + 2)
+        lines = max(lines, tile * tile * columns.write_stride // 4)
         numbers["lines_size"] = numbers["line_pitch"] * lines + 2 * width
     return numbers, rows, columns
 
 
-def _tap_order(rows: Sweep, columns: Sweep) -> np.ndarray:
-    """Return the kernel positions of a pass without strides in the order of the taps' offsets."""
-    order = [sorted(range(3), key=lambda k: axis.taps[k][2]) for axis in (rows, columns)]
-    return np.array([3 * i + j for i in order[0] for j in order[1]], np.int64)
+def _products(sweeps: tuple[Sweep, Sweep], tiles: tuple[Sweep, Sweep]) -> tuple[Any, Any]:
+    """Return which product each pair of tap of `tiles` is, and the `corners` of pairs of phases.
+
+    `sweeps` are the passes that the tiles stand for.
+    """
+    across = [len(axis.read_phases) * axis.write_stride for axis in sweeps]
+    found = []
+    for axis, sweep in zip(tiles, sweeps, strict=True):
+        reads = len(sweep.read_phases)
+        found.append([(b // 4 * reads + a // 4, b % 4) for b, a, _ in axis.taps])
+    kernel = [
+        16 * (pair_h * across[1] + pair_w) + 4 * product_h + product_w
+        for pair_h, product_h in found[0]
+        for pair_w, product_w in found[1]
+    ]
+    corners = np.full((across[0], across[1], 3, 3), -1)
+    rows, columns = sweeps
+    for i, (write_h, read_h, r) in enumerate(rows.taps):
+        for j, (write_w, read_w, c) in enumerate(columns.taps):
+            pair_h = write_h * len(rows.read_phases) + read_h
+            pair_w = write_w * len(columns.read_phases) + read_w
+            corners[pair_h, pair_w, r, c] = i * len(columns.taps) + j
+    return np.array(kernel), corners.ravel()
 
 
 def _joined(found: tuple[Any, ...], numbers: dict[str, int]) -> tuple[np.ndarray, dict[str, Any]]:
@@ -298,22 +356,23 @@ def _finish(
     size: int,
 ) -> Plan:
     """Freeze the fields into a plan; `size` is that of all units' weights or sums."""
-    parts = numbers["chunks"] or numbers["blocks"]
-    numbers["splits"] = min(len(units), ceil_div(_tasks(geometry), max(1, parts)))
     scratch = numbers["packed_size"] + numbers["panel_size"] + numbers["lines_size"]
     numbers["weight_size"], numbers["scratch_size"] = size, scratch
     taps, kernel, starts = _taps(rows, columns, numbers)
-    if numbers["tiled"]:
-        kernel = _tap_order(*sweeps)
-    found = rows.read_phases, columns.read_phases, taps, kernel, starts, np.ravel(units)
+    corners = np.empty(0, np.int64)
+    if numbers["tile"]:
+        products, corners = _products(sweeps, (rows, columns))
+        kernel = products[kernel]
+    found = rows.read_phases, columns.read_phases, taps, kernel, starts, corners, np.ravel(units)
     tables, views = _joined(found, numbers)
     record = np.zeros(1, PLAN)
     if config.DISABLE_JIT:  # plain Python reads fields as attributes of record arrays only
         record = record.view(np.recarray)
     for name, value in numbers.items():
         record[name] = value
-    tasks = parts * numbers["splits"]
-    return Plan(record, tables, **views, weight_size=size, scratch_size=scratch, tasks=tasks)
+    tasks = (numbers["chunks"] or numbers["blocks"]) * len(units)
+    workers = max(1, min(tasks, max(_least_blocks(geometry), geometry.macs // WORKER_MACS)))
+    return Plan(record, tables, **views, weight_size=size, scratch_size=scratch, workers=workers)
 
 
 @lru_cache(maxsize=512)
@@ -330,7 +389,7 @@ def spread_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Plan:
     units, at = [], 0
     for group in range(geometry.groups):
         for first, lanes, vectors in tiles(result, MACHINE.spread):
-            size = lanes * source * numbers["kernel"]
+            size = lanes * source * len(rows.taps) * len(columns.taps)
             units.append((group, first, lanes, at, vectors, size))
             at += size
     widest = MACHINE.vector_bytes // itemsize * max(v for _, v in MACHINE.spread)
@@ -351,8 +410,9 @@ def dot_plan(geometry: ConvGeometry, itemsize: int) -> Plan:
     )
     numbers, rows, columns = _common(geometry, sweeps, source, result, itemsize, True)
     width = MACHINE.vector_bytes // itemsize
-    planes = numbers["kernel"] if numbers["tiled"] else 1
-    streams = source * numbers["kernel"] // planes
+    planes, streams = 1, source * numbers["kernel"]
+    if numbers["tile"]:
+        planes, streams = 16, source
     tile = max(ceil_div(lanes * across, width) * width for lanes, across in MACHINE.dot)
     units, at = [], 0
     for group in range(geometry.groups):
@@ -361,8 +421,8 @@ def dot_plan(geometry: ConvGeometry, itemsize: int) -> Plan:
             units.append((group, first, lanes, at, across, size))
             at += size
     numbers["streams"], numbers["tile_size"] = max(across for _, across in MACHINE.dot), tile
-    numbers["planes"] = planes
-    numbers["panel_pitch"] = _line_stride(ceil_div(numbers["positions"], width) * width, itemsize)
+    room = numbers["positions"] + (width if numbers["tile"] else 0)
+    numbers["panel_pitch"] = _line_stride(ceil_div(room, width) * width, itemsize)
     numbers["lanes_size"] = numbers["panel_pitch"] * MACHINE.dot[0][0]
     most = max(1, result // MACHINE.dot[0][0])
     near = LANES_BYTES // (numbers["lanes_size"] * itemsize)

@@ -1,7 +1,7 @@
 """The three convolution kernels: forward, input gradient (a transposed forward), weight gradient.
 
 Each is a plan (blocking.py), then tasks that pack a block (pack.py) and run register tiles over it
-(tile.py). Workers take tasks in a fixed pattern and every element of the result has one writer, so
+(tile.py). Each worker takes a run of the tasks and every element of the result has one writer, so
 the bits do not depend on the number of threads.
 """
 
@@ -49,6 +49,13 @@ def _block_at(block, p):
 
 
 @kernel
+def _share(worker, workers, tasks):
+    """Return a worker's first task and its last; odd ones go to the first, who wake first."""
+    before = workers - 1
+    return (worker * tasks + before) // workers, ((worker + 1) * tasks + before) // workers
+
+
+@kernel
 def _spread_plain(x, weights, bias, y, p, taps, image, column, group, first, lanes, at, step):
     """Run one unit over a block of a 1x1 convolution, from `x` straight into `y`.
 
@@ -68,28 +75,29 @@ def _spread_plain(x, weights, bias, y, p, taps, image, column, group, first, lan
 
 
 @kernel(_nrt=True)  # it allocates
-def _spread_task(task, x, weights, bias, y, p, read_h, read_w, taps, phase_at, units, scratch):
-    """Run one block's range of units."""
-    block, split = divmod(task, p.splits)
+def _spread_block(
+    block, first, last, x, weights, bias, y, p, read_h, read_w, taps, phase_at, units, scratch
+):
+    """Run one block's units from `first` to `last`."""
     image, row, column = _block_at(block, p)
     packed, panel = scratch[: p.packed_size], scratch[p.packed_size :]
     lines = panel[p.panel_size :]
     width = _VECTOR_BYTES // x.itemsize
-    count = units.shape[0]
     none = np.zeros(units[0, 2], x.dtype)
     packed_group = -1
-    for u in range(split * count // p.splits, (split + 1) * count // p.splits):
-        group, first, lanes, at = units[u, 0], units[u, 1], units[u, 2], units[u, 3]
+    for u in range(first, last):
+        group, lane, lanes, at = units[u, 0], units[u, 1], units[u, 2], units[u, 3]
         step = units[u, 4] * width
         if p.plain:
-            _spread_plain(
-                x, weights, bias, y, p, taps, image, column, group, first, lanes, at, step
-            )
+            _spread_plain(x, weights, bias, y, p, taps, image, column, group, lane, lanes, at, step)
             continue
         phase_pitch = lanes * p.panel_pitch
         if group != packed_group:
-            if p.tiled:
-                pack_tiles(x, packed, p, image, row, column, group, lines)
+            if p.tile:
+                across = read_w.size // 4
+                for phase_h in range(read_h.size // 4):
+                    start = packed[16 * phase_h * across * p.phase_plane :]
+                    pack_tiles(x, start, p, phase_h, 0, across, block * p.positions, group, lines)
             else:
                 pack_source(x, packed, p, read_h, read_w, image, row, column, group)
             packed_group = group
@@ -104,16 +112,16 @@ def _spread_task(task, x, weights, bias, y, p, read_h, read_w, taps, phase_at, u
                         taps, phase_at[phase], phase_at[phase + 1], none, 0,
                         panel, (phase - begin) * phase_pitch + q, p.panel_pitch,
                     )  # fmt: skip
-            if p.tiled:
+            if p.tile:
                 unpack_tiles(
-                    panel, phase_pitch, y, p, image, row, column,
-                    group * p.result_channels + first, lanes, bias, lines,
+                    panel, phase_pitch, y, p, block * p.positions,
+                    group * p.result_channels + lane, lanes, top // 4, bias, lines,
                 )  # fmt: skip
                 continue
             for phase_h in range(top, bottom):
                 unpack(
                     panel[(phase_h * p.write_stride_w - begin) * phase_pitch :], phase_pitch,
-                    y, p, image, row, column, group * p.result_channels + first, lanes,
+                    y, p, image, row, column, group * p.result_channels + lane, lanes,
                     phase_h, bias,
                 )  # fmt: skip
 
@@ -125,26 +133,37 @@ def _pack_unit(u, w, weights, plan, tables):
     tap_kernel = tables[p.tap_kernel_begin : p.tap_kernel_end]
     phase_at = tables[p.phase_at_begin : p.phase_at_end]
     unit = tables[p.units_begin + 6 * u : p.units_begin + 6 * u + 6]
-    if p.tiled:
-        pack_tile_weights(w, weights, p, tap_kernel, unit[0], unit[1], unit[2], unit[3])
+    if p.tile:
+        corners = tables[p.corners_begin : p.corners_end]
+        pack_tile_weights(
+            w, weights, p, tap_kernel, phase_at, corners, unit[0], unit[1], unit[2], unit[3]
+        )
     else:
         pack_weights(w, weights, p, tap_kernel, phase_at, unit[0], unit[1], unit[2], unit[3])
 
 
 @kernel
 def _spread_worker(worker, workers, x, work, bias, y, plan, tables):
-    """Run each `workers`-th task; `work` holds the weights and each worker's scratch memory."""
+    """Run the worker's tasks, those of one block together.
+
+    `work` holds the weights and each worker's scratch memory.
+    """
     p = plan[0]
     read_h, read_w = tables[p.read_h_begin : p.read_h_end], tables[p.read_w_begin : p.read_w_end]
     taps = tables[p.taps_begin : p.taps_end]
     phase_at = tables[p.phase_at_begin : p.phase_at_end]
     units = tables[p.units_begin : p.units_end].reshape(-1, 6)
     first = p.weight_size + worker * p.scratch_size
-    for task in range(worker, p.blocks * p.splits, workers):
-        _spread_task(
-            task, x, work, bias, y, p, read_h, read_w, taps, phase_at, units,
-            work[first : first + p.scratch_size],
-        )  # fmt: skip
+    scratch = work[first : first + p.scratch_size]
+    count = units.shape[0]
+    task, end = _share(worker, workers, p.blocks * count)
+    while task < end:
+        block, unit = divmod(task, count)
+        last = min(count, unit + end - task)
+        _spread_block(
+            block, unit, last, x, work, bias, y, p, read_h, read_w, taps, phase_at, units, scratch
+        )
+        task += last - unit
 
 
 def _spread_pass(pack, run, x, w, bias, y, plan, tables, work, workers):
@@ -178,23 +197,48 @@ def _dot_plain(x, dy, sums, p, units, begin, end, chunk, offsets):
 
 
 @kernel(_nrt=True)  # it allocates
-def _dot_task(task, x, dy, partial, p, read_h, read_w, taps, units, scratch):
-    """Add up one chunk of blocks, for a range of units, in `partial`."""
-    chunk, split = divmod(task, p.splits)
+def _offsets(p, taps):
+    """Return where each stream of a weight gradient begins, for each plane of products.
+
+    A plane is the convolution's source itself, with a stream for each tap, or one of the 16 of
+    Winograd's tiles. Beyond the last stream are some that repeat it, to be dropped.
+    """
+    taps_each = 1 if p.tile else p.kernel
+    streams = p.source_channels * taps_each
+    offsets = np.empty((16 if p.tile else 1, streams + p.streams), np.int64)
+    for plane in range(offsets.shape[0]):
+        for stream in range(offsets.shape[1]):
+            channel, tap = divmod(min(stream, streams - 1), taps_each)
+            within = plane * p.phase_plane if p.tile else taps[tap]
+            offsets[plane, stream] = channel * p.plane + within
+    return offsets
+
+
+@kernel
+def _dot_run(panel, packed, offsets, p, units, first, last, sums):
+    """Add up the products of one block for a run of like units, whose panels are packed."""
+    width = _VECTOR_BYTES // panel.itemsize
+    length = (p.positions + width - 1) // width * width
+    lanes, step = units[first, 2], units[first, 4]
+    across = (offsets.shape[1] - p.streams + step - 1) // step
+    for plane in range(offsets.shape[0]):
+        for near in range(first, last, p.near_run):
+            for tile in range(across):
+                for u in range(near, min(last, near + p.near_run)):
+                    dot(
+                        lanes, panel, plane * p.panel_plane + (u - first) * p.lanes_size,
+                        p.panel_pitch, packed, offsets[plane], tile * step, length,
+                        sums, units[u, 3] + (plane * across + tile) * p.tile_size,
+                    )  # fmt: skip
+
+
+@kernel(_nrt=True)  # it allocates
+def _dot_chunk(chunk, begin, end, x, dy, partial, p, read_h, read_w, taps, units, scratch):
+    """Add up one chunk of blocks, for the units from `begin` to `end`, in `partial`."""
     packed, panel = scratch[: p.packed_size], scratch[p.packed_size :]
     lines = panel[p.panel_size :]
-    planes, taps_each = p.planes, p.kernel // p.planes
-    streams = p.source_channels * taps_each
-    offsets = np.empty((planes, streams + p.streams), np.int64)
-    for plane in range(planes):
-        for stream in range(streams + p.streams):  # beyond the last they repeat it, to be dropped
-            channel, tap = divmod(min(stream, streams - 1), taps_each)
-            offsets[plane, stream] = channel * p.plane + taps[plane + tap]
-    width = _VECTOR_BYTES // x.itemsize
-    length = (p.positions + width - 1) // width * width
+    offsets = _offsets(p, taps)
     sums = partial[chunk]
-    begin = split * units.shape[0] // p.splits
-    end = (split + 1) * units.shape[0] // p.splits
     sums[units[begin, 3] : units[end - 1, 3] + units[end - 1, 5]] = 0
     if p.plain:
         _dot_plain(x, dy, sums, p, units, begin, end, chunk, offsets[0])
@@ -205,7 +249,7 @@ def _dot_task(task, x, dy, partial, p, read_h, read_w, taps, units, scratch):
         packed_group = -1
         first = begin
         while first < end:  # a run of like units, whose panels stay in the nearest cache
-            group, lanes, step = units[first, 0], units[first, 2], units[first, 4]
+            group, lanes = units[first, 0], units[first, 2]
             last = first
             while (
                 last < min(end, first + p.unit_run)
@@ -213,44 +257,36 @@ def _dot_task(task, x, dy, partial, p, read_h, read_w, taps, units, scratch):
                 and units[last, 2] == lanes
             ):
                 at, lane = (last - first) * p.lanes_size, units[last, 1]
-                if p.tiled:
-                    pack_grad_tiles(dy, panel, at, p, image, row, column, group, lane, lanes, lines)
+                if p.tile:
+                    pack_grad_tiles(
+                        dy, panel, at, p, block * p.positions, group, lane, lanes, lines
+                    )
                 else:
                     pack_lanes(dy, panel[at:], p, image, row, column, group, lane, lanes)
                 last += 1
             if group != packed_group:
-                if p.tiled:
-                    pack_tiles(x, packed, p, image, row, column, group, lines)
+                if p.tile:
+                    pack_tiles(x, packed, p, 0, 0, 1, block * p.positions, group, lines)
                 else:
                     pack_source(x, packed, p, read_h, read_w, image, row, column, group)
                 packed_group = group
-            across = (streams + step - 1) // step
-            for plane in range(planes):
-                for near in range(first, last, p.near_run):
-                    for tile in range(across):
-                        for u in range(near, min(last, near + p.near_run)):
-                            dot(
-                                lanes, panel, plane * p.panel_plane + (u - first) * p.lanes_size,
-                                p.panel_pitch, packed, offsets[plane], tile * step, length,
-                                sums, units[u, 3] + (plane * across + tile) * p.tile_size,
-                            )  # fmt: skip
+            _dot_run(panel, packed, offsets, p, units, first, last, sums)
             first = last
 
 
 @kernel
-def _write_unit(dw, sums, p, units, u):
+def _write_unit(dw, sums, p, units, corners, u):
     """Write one unit's sums, which lie tile by tile, into the weight gradient."""
     group, first, lanes, at, step = units[u, 0], units[u, 1], units[u, 2], units[u, 3], units[u, 4]
     base = group * p.result_channels + first
-    if p.tiled:
+    if p.tile:
         plane = (p.source_channels + step - 1) // step * p.tile_size
         for channel in range(p.source_channels):
             tile, j = divmod(channel, step)
             for lane in range(lanes):
-                weight_from_tiles(
-                    dw, ((base + lane) * p.source_channels + channel) * 9,
-                    sums, at + tile * p.tile_size + lane * step + j, plane,
-                )  # fmt: skip
+                place = at + tile * p.tile_size + lane * step + j
+                to = ((base + lane) * p.source_channels + channel) * p.kernel
+                weight_from_tiles(dw, to, corners, 4 - p.tile, sums, place, plane)
         return
     streams = p.source_channels * p.kernel
     for lane in range(lanes):
@@ -273,21 +309,29 @@ def _add_chunks(partial, first, last):
 
 @kernel
 def _dot_worker(worker, workers, x, dy, partial, plan, tables, scratch):
-    """Run each `workers`-th task, in the worker's row of `scratch`."""
+    """Run the worker's tasks, those of one chunk together, in its row of `scratch`."""
     p = plan[0]
     read_h, read_w = tables[p.read_h_begin : p.read_h_end], tables[p.read_w_begin : p.read_w_end]
     taps = tables[p.taps_begin : p.taps_end]
     units = tables[p.units_begin : p.units_end].reshape(-1, 6)
-    for task in range(worker, p.chunks * p.splits, workers):
-        _dot_task(task, x, dy, partial, p, read_h, read_w, taps, units, scratch[worker])
+    count = units.shape[0]
+    task, end = _share(worker, workers, p.chunks * count)
+    while task < end:
+        chunk, unit = divmod(task, count)
+        last = min(count, unit + end - task)
+        _dot_chunk(
+            chunk, unit, last, x, dy, partial, p, read_h, read_w, taps, units, scratch[worker]
+        )
+        task += last - unit
 
 
 @kernel
 def _finish_unit(u, partial, dw, plan, tables):
     """Add up the chunks of unit `u` in their order, and write it."""
-    units = tables[plan[0].units_begin : plan[0].units_end].reshape(-1, 6)
+    p = plan[0]
+    units = tables[p.units_begin : p.units_end].reshape(-1, 6)
     _add_chunks(partial, units[u, 3], units[u, 3] + units[u, 5])
-    _write_unit(dw, partial[0], plan[0], units, u)
+    _write_unit(dw, partial[0], p, units, tables[p.corners_begin : p.corners_end], u)
 
 
 def _dot_pass(run, finish, x, dy, dw, plan, tables, partial, scratch, workers):
@@ -324,7 +368,7 @@ def _dot_addresses(dtype: np.dtype) -> tuple[Any, Any]:
 
 def _workers(plan: Plan) -> int:
     """Return how many threads share a pass: its smallest stay on the calling one."""
-    return 1 if plan.tasks == 1 else min(numba.get_num_threads(), plan.tasks)
+    return 1 if plan.workers == 1 else min(numba.get_num_threads(), plan.workers)
 
 
 def _run_spread(
@@ -333,7 +377,7 @@ def _run_spread(
     """Launch a forward pass or an input gradient into `y`."""
     if y.size:
         workers = _workers(plan)
-        run = _spread_alone if plan.tasks == 1 else _spread_shared
+        run = _spread_alone if plan.workers == 1 else _spread_shared
         run(
             *_spread_addresses(x.dtype), flat(x), flat(w),
             np.zeros(y.shape[1], x.dtype) if bias is None else flat(bias), y.ravel(),
@@ -373,7 +417,7 @@ def conv_weight_grad(x: np.ndarray, dy: np.ndarray, geometry: ConvGeometry) -> n
         return dw
     plan = dot_plan(geometry, x.itemsize)
     partial = empty((int(plan.numbers["chunks"][0]), plan.weight_size), x.dtype)
-    run = _dot_alone if plan.tasks == 1 else _dot_shared
+    run = _dot_alone if plan.workers == 1 else _dot_shared
     workers = _workers(plan)
     run(
         *_dot_addresses(x.dtype), flat(x), flat(dy), dw.ravel(), plan.numbers, plan.tables,

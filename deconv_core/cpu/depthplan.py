@@ -16,7 +16,7 @@ from numba import config
 from ..geometry import ConvGeometry, ceil_div
 from ..sweep import Sweep, adjoint_sweep, forward_sweep
 from .blocking import PLAN
-from .config import BLOCK_POSITIONS, CHANNEL_RUN, MACHINE, MAX_CHUNKS, MIN_TASKS, PLANE_POSITIONS
+from .config import BLOCK_POSITIONS, CHANNEL_RUN, MACHINE, MAX_CHUNKS, MIN_BLOCKS, PLANE_POSITIONS
 from .rowtile import ROWS, RUNS, TAPS
 
 
@@ -103,7 +103,7 @@ def _layout(rows: Sweep, columns: Sweep, planes: int, width: int, positions: int
     pitch = ceil_div(columns.count + columns.reach, width) * width
     least = max(ROWS, 2 * rows.reach)  # with fewer, the halo would be most of the work
     bands = ceil_div(rows.count, max(least, positions // pitch - rows.reach))
-    bands = max(bands, min(ceil_div(MIN_TASKS, max(1, planes)), max(1, rows.count // least)))
+    bands = max(bands, min(ceil_div(MIN_BLOCKS, max(1, planes)), max(1, rows.count // least)))
     block_rows = ceil_div(rows.count, bands)
     packed_rows = block_rows + rows.reach
     return {
@@ -163,7 +163,8 @@ def plane_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> DepthPla
     numbers["panel_size"] = 0
     if columns.write_stride > 2:  # the phases of a tile's rows, before they take turns
         numbers["panel_pitch"] = ROWS * numbers["pitch"]
-        numbers["panel_size"] = numbers["panel_pitch"] * columns.write_stride
+        width = MACHINE.vector_bytes // itemsize  # whole vectors are read of the last row too
+        numbers["panel_size"] = numbers["panel_pitch"] * columns.write_stride + width
     tasks = geometry.batch * geometry.groups * numbers["row_blocks"]
     extra = numbers["kernel"] + numbers["panel_size"]
     return _finish(numbers, rows, columns, lists, extra, tasks)
@@ -186,9 +187,9 @@ def plane_dot_plan(geometry: ConvGeometry, itemsize: int) -> DepthPlan:
     blocks = geometry.batch * numbers["row_blocks"]
     numbers["blocks"], numbers["streams"] = blocks, streams
     most = CHANNEL_RUN if numbers["row_blocks"] == 1 else 1  # bands are read one after the other
-    run = min(most, ceil_div(geometry.groups, MIN_TASKS))
+    run = min(most, ceil_div(geometry.groups, MIN_BLOCKS))
     parts = ceil_div(geometry.groups, run)
     numbers["unit_run"] = run
-    numbers["chunks"] = min(blocks, MAX_CHUNKS, ceil_div(MIN_TASKS, parts))
+    numbers["chunks"] = min(blocks, MAX_CHUNKS, ceil_div(MIN_BLOCKS, parts))
     tasks = numbers["chunks"] * parts
     return _finish(numbers, rows, columns, (starts, [], [], []), run * padded * width, tasks)

@@ -39,8 +39,8 @@ def _tile_by_phases(
         )  # fmt: skip
     for row in range(rows):
         scatter(
-            y, y_at + row * p.write_stride_h * p.result_w, p.result_w, panel, row * p.pitch,
-            p.panel_pitch, p.write_stride_w, -p.write_base_w, bias,
+            y, y_at + row * p.write_stride_h * p.result_w, p.write_base_w, p.columns, p.result_w,
+            panel, row * p.pitch, p.panel_pitch, p.write_stride_w, bias,
         )  # fmt: skip
 
 

@@ -70,6 +70,18 @@ class Emitter:
         mask_type = ir.VectorType(I32, len(mask))
         return self.builder.shuffle_vector(x, y, ir.Constant(mask_type, mask))
 
+    def pick(self, vectors: list[Any], wanted: list[int]) -> Any:
+        """Return a vector of the elements that `wanted` names in `vectors`, taken as one list."""
+        numbers = sorted({n // self.width for n in wanted})
+        result, at = vectors[numbers[0]], [n % self.width for n in wanted]
+        for number in numbers[1:] or numbers:
+            mask = [
+                self.width + n % self.width if n // self.width == number else place
+                for n, place in zip(wanted, at, strict=True)
+            ]
+            result, at = self.shuffle(result, vectors[number], mask), list(range(self.width))
+        return result
+
     def at_least_one(self, value: Any) -> Any:
         """Return an index, or one if it is less."""
         one = ir.Constant(INDEX, 1)

@@ -28,7 +28,7 @@ _VECTOR_BYTES = MACHINE.vector_bytes
 _FEATURES = 2048  # features of one pass of `dot`: rows of 8 KiB
 _RUN = 16  # outputs of one task
 _TASKS = 64
-_STRIP_BYTES = 1 << 18  # rows of one task of `_combine`, in all
+_STRIP_BYTES = 1 << 16  # rows of one task of `_combine`, in all
 _NO_TAPS = np.zeros(1, np.int64)
 
 

@@ -9,7 +9,7 @@ the elements that belong to the block.
 from __future__ import annotations
 
 from .jit import kernel
-from .rows import copy, halve, merge, split, window
+from .rows import WAYS, copy, deal_rows, split, weave_rows, window
 
 
 @kernel
@@ -62,7 +62,12 @@ def pack_rows(
     The picture has height x limit elements. All are plain numbers, not fields of a plan: those
     would be read again for each row, since for all the compiler knows it is they that are written.
     """
-    both = stride_w == 2 and read_w.size == 2
+    if read_w.size == stride_w and stride_w in WAYS:
+        deal_rows(
+            stride_w, packed, at, pitch, phase_plane, x, x_at, height, limit, top, stride_h, left,
+            rows, width,
+        )  # fmt: skip
+        return
     for q in range(rows):
         h = top + q * stride_h
         inside = 0 <= h < height
@@ -70,8 +75,6 @@ def pack_rows(
         to = at + q * pitch
         if stride_w == 1:
             window(packed, to, x, start, left, width, size)
-        elif both:
-            halve(packed, to, phase_plane, x, start, left, width, size)
         else:
             for b in range(read_w.size):
                 _gather(
@@ -119,22 +122,19 @@ def pack_lanes(dy, panel, p, image, row, column, group, first, lanes):
 
 
 @kernel
-def scatter(y, y_at, count, panel, at, phase_pitch, stride, skip, bias):
-    """``y[y_at + i] = panel[at + phase * phase_pitch + q] + bias``, for i < count.
+def scatter(y, y_at, first, count, limit, panel, at, phase_pitch, stride, bias):
+    """Write `count` positions of each of `stride` phases, which take turns, into a row.
 
-    With ``q, phase = divmod(i + skip, stride)``: the phases take turns, `skip` of them cut off.
+    ``row[first + stride * q + phase] = panel[at + phase * phase_pitch + q] + bias``, where row is
+    ``y[y_at : y_at + limit]``; what falls outside of it is dropped.
     """
     if stride == 1:
-        copy(y, y_at, panel, at, count, bias)
-    elif stride == 2:
-        if skip == 0:
-            merge(y, y_at, panel, at, at + phase_pitch, count, bias)
-        else:  # the row begins with the odd phase
-            merge(y, y_at, panel, at + phase_pitch, at + 1, count, bias)
+        skip = max(0, -first)
+        copy(y, y_at + first + skip, panel, at + skip, min(count, limit - first) - skip, bias)
     else:
-        for i in range(count):
-            q, phase = divmod(i + skip, stride)
-            y[y_at + i] = panel[at + phase * phase_pitch + q] + bias
+        for w in range(max(0, first), min(limit, first + stride * count)):
+            q, phase = divmod(w - first, stride)
+            y[y_at + w] = panel[at + phase * phase_pitch + q] + bias
 
 
 @kernel
@@ -146,17 +146,25 @@ def unpack(panel, phase_pitch, y, p, image, row, column, channel, lanes, phase_h
     """
     channels = p.groups * p.result_channels
     left = p.write_stride_w * column + p.write_base_w
-    skip, end = max(0, -left), min(p.result_w, left + p.write_stride_w * p.block_columns)
-    left += skip
+    count = min(p.block_columns, p.columns - column)
+    woven = p.write_stride_w in WAYS
     for lane in range(lanes):
         offset = bias[channel + lane]
         for i in range(min(p.images, p.batch - image)):
             of = ((image + i) * channels + channel + lane) * p.result_h
+            if woven:
+                weave_rows(
+                    p.write_stride_w, y, of * p.result_w, p.result_h, p.result_w,
+                    p.write_stride_h * row + phase_h + p.write_base_h, p.write_stride_h, left,
+                    panel, lane * p.panel_pitch + i * p.image_rows * p.pitch, p.pitch, phase_pitch,
+                    min(p.block_rows, p.rows - row), count, offset,
+                )  # fmt: skip
+                continue
             for q in range(min(p.block_rows, p.rows - row)):
                 h = p.write_stride_h * (row + q) + phase_h + p.write_base_h
                 if 0 <= h < p.result_h:
                     at = lane * p.panel_pitch + (i * p.image_rows + q) * p.pitch
                     scatter(
-                        y, (of + h) * p.result_w + left, end - left, panel, at, phase_pitch,
-                        p.write_stride_w, skip, offset,
+                        y, (of + h) * p.result_w, left, count, p.result_w, panel, at, phase_pitch,
+                        p.write_stride_w, offset,
                     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Moving rows: copy, split into two phases, merge two phases, in whole vectors with a masked end.
+"""Moving rows: copy, deal out to phases, weave phases together, in whole vectors, edges masked.
 
 Rows are short (32 floats, say), where compilers' own vector loops spend most of their time in
 scalar remainders. Each mover has a plain Python twin for when Numba's compiler is disabled.
@@ -16,16 +16,19 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .emit import INDEX, Emitter
+from .jit import kernel
+
+WAYS = (2, 3, 4, 6, 8)  # parts that rows are dealt to and woven from in whole vectors
 
 
 def vectors(emit: Emitter, count: Any, body: Callable[[Any, bool], None]) -> None:
-    """Emit `body` for every vector of `count` > 0 elements; the last, masked one may be whole."""
+    """Emit `body` for every vector of `count` elements; only a last, partial one is masked."""
     builder, width = emit.builder, ir.Constant(INDEX, emit.width)
-    one = ir.Constant(INDEX, 1)
-    whole = builder.mul(builder.sdiv(builder.sub(count, one), width), width)
-    with cgutils.for_range_slice(builder, ir.Constant(INDEX, 0), whole, width, inc=True) as (at, _):
+    zero = ir.Constant(INDEX, 0)
+    whole = builder.mul(builder.sdiv(count, width), width)
+    with cgutils.for_range_slice(builder, zero, whole, width, inc=True) as (at, _):
         body(at, False)
-    with builder.if_then(builder.icmp_signed(">", count, ir.Constant(INDEX, 0))):
+    with builder.if_then(builder.icmp_signed(">", count, whole)):
         body(whole, True)
 
 
@@ -112,33 +115,27 @@ def window(
     return signature, generate
 
 
-@intrinsic
-def halve(
-    typing: Any, y: Any, y_at: Any, odd: Any, x: Any, x_at: Any, first: Any, count: Any, limit: Any
-) -> Any:
-    """``y[y_at + r * odd + i] = row[first + 2 * i + r]`` for i < count and r in (0, 1).
-
-    Row is ``x[x_at : x_at + limit]`` with zeros before and after it. Whole vectors of `y` are
-    written.
-    """
-    signature = types.void(y, y_at, odd, x, x_at, first, count, limit)
+@intrinsic(prefer_literal=True)
+def _deal(
+    typing: Any, parts: Any, y: Any, y_at: Any, pitch: Any,
+    x: Any, x_at: Any, first: Any, count: Any, limit: Any,
+) -> Any:  # fmt: skip
+    """Emit `deal` for literal `parts`."""
+    signature = types.void(parts, y, y_at, pitch, x, x_at, first, count, limit)
+    ways = parts.literal_value
 
     def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
-        y_, y_at_, odd_, x_, x_at_, first_, count_, limit_ = values
+        _, y_, y_at_, pitch_, x_, x_at_, first_, count_, limit_ = values
         emit = Emitter(context, builder, x.dtype)
-        source, target = emit.pointer(x, x_, x_at_), emit.pointer(y, y_, y_at_)
-        two, width = ir.Constant(INDEX, 2), ir.Constant(INDEX, emit.width)
+        source, target, width = emit.pointer(x, x_, x_at_), emit.pointer(y, y_, y_at_), emit.width
 
         def body(at: Any, masked: bool) -> None:
-            low = builder.add(first_, builder.mul(at, two))
-            reads = [
-                emit.load_inside(emit.step(source, start), start, limit_)
-                for start in (low, builder.add(low, width))
-            ]
-            for half in (0, 1):
-                order = [2 * i + half for i in range(emit.width)]
-                write = emit.step(target, emit.times(odd_, half))
-                emit.store(emit.shuffle(reads[0], reads[1], order), emit.step(write, at))
+            low = builder.add(first_, emit.times(at, ways))
+            starts = [builder.add(low, ir.Constant(INDEX, i * width)) for i in range(ways)]
+            reads = [emit.load_inside(emit.step(source, at), at, limit_) for at in starts]
+            for part in range(ways):
+                picked = emit.pick(reads, [ways * i + part for i in range(width)])
+                emit.store(picked, emit.step(emit.step(target, emit.times(pitch_, part)), at))
 
         vectors(emit, count_, body)
         return context.get_dummy_value()
@@ -166,37 +163,46 @@ def prefetch(typing: Any, x: Any, x_at: Any, count: Any) -> Any:
     return signature, generate
 
 
-@intrinsic
-def merge(
-    typing: Any, y: Any, y_at: Any, x: Any, even_at: Any, odd_at: Any, count: Any, bias: Any
-) -> Any:
-    """``y[y_at + 2 * i + r] = x[(even_at, odd_at)[r] + i] + bias`` up to `count` elements of y.
-
-    Whole vectors of both rows of `x` are read.
-    """
-    signature = types.void(y, y_at, x, even_at, odd_at, count, bias)
+@intrinsic(prefer_literal=True)
+def _weave(
+    typing: Any, parts: Any, y: Any, y_at: Any, x: Any, x_at: Any, pitch: Any,
+    first: Any, count: Any, limit: Any, bias: Any,
+) -> Any:  # fmt: skip
+    """Emit `weave` for literal `parts`."""
+    signature = types.void(parts, y, y_at, x, x_at, pitch, first, count, limit, bias)
+    ways = parts.literal_value
 
     def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
-        y_, y_at_, x_, even_at_, odd_at_, count_, bias_ = values
+        _, y_, y_at_, x_, x_at_, pitch_, first_, count_, limit_, bias_ = values
         emit = Emitter(context, builder, x.dtype)
-        even, odd = emit.pointer(x, x_, even_at_), emit.pointer(x, x_, odd_at_)
-        target, offset, width = emit.pointer(y, y_, y_at_), emit.broadcast(bias_), emit.width
-        one, two = ir.Constant(INDEX, 1), ir.Constant(INDEX, 2)
-        pairs = builder.sdiv(builder.add(count_, one), two)
+        target, source, width = emit.pointer(y, y_, y_at_), emit.pointer(x, x_, x_at_), emit.width
+        rows = [emit.step(source, emit.times(pitch_, i)) for i in range(ways)]
+        offset = emit.broadcast(bias_)
+        last = builder.add(first_, emit.times(count_, ways))
+        end = builder.select(builder.icmp_signed("<", last, limit_), last, limit_)
 
         def body(at: Any, masked: bool) -> None:
-            rows = [emit.add(emit.load(emit.step(row, at)), offset) for row in (even, odd)]
-            first = builder.mul(at, two)
-            for half in (0, 1):
-                start = builder.add(first, ir.Constant(INDEX, half * width))
-                order = [half * width // 2 + i // 2 + width * (i % 2) for i in range(width)]
-                merged, write = emit.shuffle(rows[0], rows[1], order), emit.step(target, start)
-                if masked:
-                    emit.store_before(merged, write, start, count_)
-                else:
-                    emit.store(merged, write)
+            parts = [emit.add(emit.load(emit.step(row, at)), offset) for row in rows]
+            low = builder.add(first_, emit.times(at, ways))
+            high = builder.add(low, ir.Constant(INDEX, ways * width))
+            woven = []
+            for i in range(ways):
+                order = [divmod(i * width + j, ways) for j in range(width)]
+                woven.append(emit.pick(parts, [width * part + index for index, part in order]))
+            inside = builder.and_(
+                builder.icmp_signed(">=", low, ir.Constant(INDEX, 0)),
+                builder.icmp_signed("<=", high, end),
+            )
+            with builder.if_else(inside) as (whole, partly):  # masked stores take much longer
+                with whole:
+                    for i in range(ways):
+                        emit.store(woven[i], emit.step(emit.step(target, low), i * width))
+                with partly:
+                    for i in range(ways):
+                        start = builder.add(low, ir.Constant(INDEX, i * width))
+                        emit.store_inside(woven[i], emit.step(target, start), start, end)
 
-        vectors(emit, pairs, body)
+        vectors(emit, count_, body)
         return context.get_dummy_value()
 
     return signature, generate
@@ -223,31 +229,109 @@ def _window(
     y[y_at : y_at + count] = row
 
 
-def _halve(
-    y: np.ndarray, y_at: int, odd: int,
+def _deal_python(
+    parts: int, y: np.ndarray, y_at: int, pitch: int,
     x: np.ndarray, x_at: int, first: int, count: int, limit: int,
 ) -> None:  # fmt: skip
-    """Compute `halve` in plain Python."""
-    row = np.zeros(2 * count, x.dtype)
-    begin, end = max(0, first), min(limit, first + 2 * count)
+    """Compute `deal` in plain Python."""
+    row = np.zeros(parts * count, x.dtype)
+    begin, end = max(0, first), min(limit, first + parts * count)
     if begin < end:
         row[begin - first : end - first] = x[x_at + begin : x_at + end]
-    y[y_at : y_at + count] = row[::2]
-    y[y_at + odd : y_at + odd + count] = row[1::2]
+    for part in range(parts):
+        y[y_at + part * pitch : y_at + part * pitch + count] = row[part::parts]
 
 
 def _prefetch(x: np.ndarray, x_at: int, count: int) -> None:
     """Do nothing."""
 
 
-def _merge(
-    y: np.ndarray, y_at: int, x: np.ndarray, even_at: int, odd_at: int, count: int, bias: float
-) -> None:
-    """Compute `merge` in plain Python."""
-    y[y_at : y_at + count : 2] = x[even_at : even_at + (count + 1) // 2] + bias
-    y[y_at + 1 : y_at + count : 2] = x[odd_at : odd_at + count // 2] + bias
+def _weave_python(
+    parts: int, y: np.ndarray, y_at: int, x: np.ndarray, x_at: int, pitch: int,
+    first: int, count: int, limit: int, bias: float,
+) -> None:  # fmt: skip
+    """Compute `weave` in plain Python."""
+    for i in range(max(0, -first), min(parts * count, limit - first)):
+        index, part = divmod(i, parts)
+        y[y_at + first + i] = x[x_at + part * pitch + index] + bias
 
 
 if config.DISABLE_JIT:
-    copy, split, window, halve, merge = _copy, _split, _window, _halve, _merge
-    prefetch = _prefetch
+    copy, split, window, prefetch = _copy, _split, _window, _prefetch
+    _deal, _weave = _deal_python, _weave_python
+
+
+@kernel(inline="always")
+def _row(r, top, step, height, limit):
+    """Return where row ``top + r * step`` of a picture begins, and its elements: 0 outside."""
+    h = top + r * step
+    inside = 0 <= h < height
+    return (h * limit, limit) if inside else (0, 0)
+
+
+@kernel
+def deal_rows(
+    parts, y, y_at, y_row, pitch, x, x_at, height, limit, top, step, left, rows, count
+):  # fmt: skip
+    """Deal rows of a picture out: ``y[y_at + r * y_row + k * pitch + i] = row[parts * i + k]``.
+
+    For i < count and r < rows; row is that of the picture of height x limit elements at
+    ``x[x_at]`` from row ``top + r * step`` and column `left` on, with zeros around the picture.
+    Whole vectors of `y` are written. `parts` is one of `WAYS`.
+    """
+    if parts == 2:
+        for r in range(rows):
+            start, size = _row(r, top, step, height, limit)
+            _deal(2, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size)
+    elif parts == 3:
+        for r in range(rows):
+            start, size = _row(r, top, step, height, limit)
+            _deal(3, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size)
+    elif parts == 4:
+        for r in range(rows):
+            start, size = _row(r, top, step, height, limit)
+            _deal(4, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size)
+    elif parts == 6:
+        for r in range(rows):
+            start, size = _row(r, top, step, height, limit)
+            _deal(6, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size)
+    else:
+        for r in range(rows):
+            start, size = _row(r, top, step, height, limit)
+            _deal(8, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size)
+
+
+@kernel(inline="always")
+def weave_rows(
+    parts, y, y_at, height, limit, top, step, left, x, x_at, x_row, pitch, rows, count, bias
+):  # fmt: skip
+    """Weave parts into rows: ``row[parts * i + k] = x[x_at + r * x_row + k * pitch + i] + bias``.
+
+    The reverse of `deal_rows`: what falls outside of the picture is dropped, and whole vectors of
+    `x` are read.
+    """
+    if parts == 2:
+        for r in range(rows):
+            if 0 <= top + r * step < height:
+                to = y_at + (top + r * step) * limit
+                _weave(2, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias)
+    elif parts == 3:
+        for r in range(rows):
+            if 0 <= top + r * step < height:
+                to = y_at + (top + r * step) * limit
+                _weave(3, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias)
+    elif parts == 4:
+        for r in range(rows):
+            if 0 <= top + r * step < height:
+                to = y_at + (top + r * step) * limit
+                _weave(4, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias)
+    elif parts == 6:
+        for r in range(rows):
+            if 0 <= top + r * step < height:
+                to = y_at + (top + r * step) * limit
+                _weave(6, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias)
+    else:
+        for r in range(rows):
+            if 0 <= top + r * step < height:
+                to = y_at + (top + r * step) * limit
+                _weave(8, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias)

@@ -1,17 +1,18 @@
-"""Winograd's F(2x2, 3x3): a 3x3 convolution of stride 1 with 16 products for 2x2 results, not 36.
+"""Winograd's tiles: F(2x2, 3x3) and F(3x3, 2x2), for each pair of phases of a pass.
 
-Along one axis, two results of a three-tap filter g over d are ``A^T ((G g) * (B^T d))`` with four
-products. Along both, a *tile* of 4x4 source elements becomes 16 transformed elements, one in each
-of 16 planes; each plane is multiplied by a plane of transformed weights, as a convolution with a
-single tap (tile.py); and 16 products become 2x2 results. The gradient to the weight is the same
-identity read backwards. (S. Winograd, 1980; A. Lavin and S. Gray, 2015, arXiv:1509.09308.)
+Along one axis, m results of t = 5 - m taps g over four elements d are ``A^T ((G g) * (B^T d))``
+with four products, not m t = 6. Along both, a *tile* of 4x4 source elements becomes 16 transformed
+elements, one in each of 16 planes; each plane is multiplied by a plane of transformed weights, as a
+convolution with a single tap (tile.py); and 16 products become m x m results, 16 instead of 36. A
+pass with a stride is a dense one for each phase, so it has such planes for each phase; where a
+phase has fewer taps, some of them vanish. The gradient to the weight is the same identity read
+backwards. (S. Winograd, 1980; A. Lavin and S. Gray, 2015, arXiv:1509.09308.)
 
 Here is what surrounds the products: each function stands in for its namesake in pack.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,23 +21,14 @@ from numba.extending import intrinsic
 
 from .emit import Emitter
 from .jit import kernel
-from .rows import halve, merge, vectors
+from .rows import deal_rows, vectors, weave_rows
 
 SOURCE = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))  # B^T
-RESULT = ((1, 1, 1, 0), (0, 1, -1, -1))  # A^T
-GRAD = tuple(zip(*RESULT, strict=True))  # A
+RESULT = {  # A^T, by the number of results
+    2: ((1, 1, 1, 0), (0, 1, -1, -1)),
+    3: ((1, 1, 1, 0), (0, 1, -1, 0), (0, 1, 1, -1)),
+}
 Matrix = tuple[tuple[int, ...], ...]
-Address = Callable[[int, int], tuple[int, int, int]]  # (row, column) in rows, columns, elements
-
-
-def _planes(row: int, column: int) -> tuple[int, int, int]:
-    """Address element (row, column) of a tile in a plane of its own."""
-    return row, column, 0
-
-
-def _halves(row: int, column: int) -> tuple[int, int, int]:
-    """Address it in rows that are split into even and odd columns."""
-    return row, column % 2, column // 2
 
 
 def _weighted(emit: Emitter, factors: tuple[int, ...], terms: list[Any]) -> Any:
@@ -51,11 +43,12 @@ def _weighted(emit: Emitter, factors: tuple[int, ...], terms: list[Any]) -> Any:
     return total
 
 
-def _transform(matrix: Matrix, address: Address) -> Any:
+def _transform(matrix: Matrix, dealt: int = 4) -> Any:
     """Return an intrinsic for ``y = matrix @ x @ matrix.T``, for a row of `count` tiles.
 
-    Element (r, c) of a tile's y is in ``y[y_at + r * y_row + c * y_column + tile]``; x alike, as
-    `address` says. Whole vectors of x are read; of y just `count` elements are written.
+    Element (r, c) of a tile's y is in ``y[y_at + r * y_row + c * y_column + tile]``, and x alike
+    but for columns that are `dealt` to fewer parts: column c is the next tile's c - dealt. Whole
+    vectors of x are read, and of y written.
     """
 
     def typed(
@@ -70,23 +63,25 @@ def _transform(matrix: Matrix, address: Address) -> Any:
             source, target = emit.pointer(x, x_, x_at_), emit.pointer(y, y_, y_at_)
             size = range(len(matrix[0]))
 
-            def place(start: Any, row: Any, column: Any, where: tuple[int, int, int]) -> Any:
-                moved = emit.step(start, emit.times(row, where[0]))
-                return emit.step(emit.step(moved, emit.times(column, where[1])), where[2])
+            def place(start: Any, row: Any, column: Any, r: int, c: int) -> Any:
+                return emit.step(emit.step(start, emit.times(row, r)), emit.times(column, c))
 
-            reads = [[place(source, x_row_, x_column_, address(r, c)) for c in size] for r in size]
+            reads = [
+                [
+                    emit.step(place(source, x_row_, x_column_, r, c % dealt), c // dealt)
+                    for c in size
+                ]
+                for r in size
+            ]
 
-            def body(at: Any, masked: bool) -> None:
+            def body(at: Any, _: bool) -> None:
                 tile = [[emit.load(emit.step(read, at)) for read in row] for row in reads]
                 rows = [[_weighted(emit, factors, row) for factors in matrix] for row in tile]
                 for r, factors in enumerate(matrix):
                     for c in range(len(matrix)):
                         value = _weighted(emit, factors, [row[c] for row in rows])
-                        write = emit.step(place(target, y_row_, y_column_, (r, c, 0)), at)
-                        if masked:
-                            emit.store_before(value, write, at, count_)
-                        else:
-                            emit.store(value, write)
+                        write = emit.step(place(target, y_row_, y_column_, r, c), at)
+                        emit.store(value, write)
 
             vectors(emit, count_, body)
             return context.get_dummy_value()
@@ -101,8 +96,7 @@ def _transform(matrix: Matrix, address: Address) -> Any:
         tile = np.empty((len(size), len(size), count), x.dtype)
         for r in size:
             for c in size:
-                row, column, offset = address(r, c)
-                start = x_at + row * x_row + column * x_column + offset
+                start = x_at + r * x_row + c % dealt * x_column + c // dealt
                 tile[r, c] = x[start : start + count]
         result = np.einsum("ar,rct,bc->abt", factors, tile, factors)
         for r in range(len(matrix)):
@@ -113,138 +107,207 @@ def _transform(matrix: Matrix, address: Address) -> Any:
     return plain if config.DISABLE_JIT else intrinsic(typed)
 
 
-source_tiles = _transform(SOURCE, _halves)
-result_tiles = _transform(RESULT, _planes)
-grad_tiles = _transform(GRAD, _halves)
+_source_2, _source_3 = _transform(SOURCE, 2), _transform(SOURCE, 3)
+_result_2, _result_3 = (_transform(RESULT[tile]) for tile in (2, 3))
+_grad_2, _grad_3 = (_transform(tuple(zip(*RESULT[tile], strict=True))) for tile in (2, 3))
 
 
 @kernel
-def _split_rows(lines, pitch, x, x_at, first, last, left, width, p_h, p_w):
-    """Split the rows [first, last) of one picture of p_h x p_w elements into even and odd columns.
+def _part(p, at, end):
+    """Return what tiles from `at` to `end` have in the first one's picture, and where it is.
 
-    Row `first` begins `lines`, column `left` begins each row, and each half has `width` elements;
-    what lies outside the picture is zero.
+    They are the picture, the first tile's row and column, the last one's row, and the end.
     """
-    for row in range(first, last):
-        inside = 0 <= row < p_h
-        halve(
-            lines, 2 * (row - first) * pitch, pitch,
-            x, x_at + row * p_w if inside else x_at, left, width, p_w if inside else 0,
-        )  # fmt: skip
+    image, rest = divmod(at, p.rows * p.columns)
+    row, column = divmod(rest, p.columns)
+    until = min(end, at - rest + p.rows * p.columns)
+    return image, row, column, (rest + until - at - 1) // p.columns, until
 
 
 @kernel
-def pack_tiles(x, packed, p, image, row, column, group, lines):
-    """Transform all tiles of `group` that the block at (`image`, `row`, `column`) reads.
+def pack_tiles(x, packed, p, phase_h, first, last, start, group, lines):
+    """Transform the block of tiles that begins with tile `start`, of some read phases.
 
-    `packed` becomes (plane, channel, image and row of tiles, tile).
+    They are row phase `phase_h` with the column phases from `first` to `last`. `packed` becomes
+    (row product, column phase and product, channel, tile), with zeros behind the last tile.
     """
-    size, rows = p.source_h * p.source_w, 2 * p.block_rows + 2
-    top, left = 2 * row + p.read_base_h, 2 * column + p.read_base_w
-    for channel in range(p.source_channels):
-        for i in range(min(p.images, p.batch - image)):
-            of = ((image + i) * p.groups + group) * p.source_channels + channel
-            _split_rows(
-                lines, p.line_pitch, x, of * size, top, top + rows, left, p.block_columns + 1,
-                p.source_h, p.source_w,
-            )  # fmt: skip
-            for q in range(p.block_rows):
-                source_tiles(
-                    packed, channel * p.plane + (i * p.image_rows + q) * p.pitch,
-                    4 * p.phase_plane, p.phase_plane,
-                    lines, 4 * q * p.line_pitch, 2 * p.line_pitch, p.line_pitch, p.block_columns,
-                )  # fmt: skip
-
-
-@kernel
-def pack_grad_tiles(dy, panel, at, p, image, row, column, group, first, lanes, lines):
-    """Transform a unit's result channels into `panel`: (plane, unit, lane, position).
-
-    The unit begins at `at`; behind the last position there are zeros.
-    """
-    plane = p.panel_plane
-    whole = image + p.images <= p.batch and row + p.block_rows <= p.rows
-    whole = whole and column + p.block_columns <= p.columns
-    for k in range(16):
-        for lane in range(lanes):
-            start = at + k * plane + lane * p.panel_pitch
-            panel[start + (p.positions if whole else 0) : start + p.panel_pitch] = 0
-    size = p.result_h * p.result_w
-    for lane in range(lanes):
-        for i in range(min(p.images, p.batch - image)):
-            of = ((image + i) * p.groups + group) * p.result_channels + first + lane
-            _split_rows(
-                lines, p.line_pitch, dy, of * size, 2 * row, 2 * (row + p.block_rows), 2 * column,
-                p.block_columns, p.result_h, p.result_w,
-            )  # fmt: skip
-            for q in range(min(p.block_rows, p.rows - row)):
-                grad_tiles(
-                    panel, at + lane * p.panel_pitch + (i * p.image_rows + q) * p.pitch,
-                    4 * plane, plane,
-                    lines, 4 * q * p.line_pitch, 2 * p.line_pitch, p.line_pitch,
-                    min(p.block_columns, p.columns - column),
-                )  # fmt: skip
-
-
-@kernel
-def unpack_tiles(panel, plane, y, p, image, row, column, channel, lanes, bias, lines):
-    """Turn a unit's products (plane, lane, position) into results, and add the bias."""
-    channels = p.groups * p.result_channels
-    tiles = min(p.block_columns, p.columns - column)
-    width = min(2 * tiles, p.result_w - 2 * column)
-    for lane in range(lanes):
-        offset = bias[channel + lane]
-        for i in range(min(p.images, p.batch - image)):
-            of = ((image + i) * channels + channel + lane) * p.result_h
-            for q in range(min(p.block_rows, p.rows - row)):
-                at = lane * p.panel_pitch + (i * p.image_rows + q) * p.pitch
-                result_tiles(
-                    lines, 0, 2 * p.line_pitch, p.line_pitch, panel, at, 4 * plane, plane, tiles
-                )
-                for r in range(min(2, p.result_h - 2 * (row + q))):
-                    start = (of + 2 * (row + q) + r) * p.result_w + 2 * column
-                    even = 2 * r * p.line_pitch
-                    merge(y, start, lines, even, even + p.line_pitch, width, offset)
-
-
-@kernel(_nrt=True)  # it allocates
-def pack_tile_weights(w, packed, p, tap_kernel, group, first, lanes, at):
-    """Transform one unit's weights, ``G g G^T``, into (plane, channel, lane)."""
-    channels = p.source_channels
-    base = group * p.result_channels * channels * 9 + first * p.w_lane
-    half = w.dtype.type(0.5)
-    rows = np.empty((4, 3), w.dtype)
+    size, tile, line, channels = p.source_h * p.source_w, p.tile, p.line_pitch, p.source_channels
+    step_h, step_w = p.read_stride_h // tile, p.read_stride_w // tile
+    across, pitch = 4 * (last - first) * p.phase_plane, p.read_stride_w * line
+    end = min(start + p.positions, p.batch * p.rows * p.columns)
     for channel in range(channels):
-        for lane in range(lanes):
-            start = base + channel * p.w_channel + lane * p.w_lane
-            for c in range(3):
-                top, bottom = w[start + tap_kernel[c]], w[start + tap_kernel[6 + c]]
-                both, middle = half * (top + bottom), half * w[start + tap_kernel[3 + c]]
-                rows[0, c], rows[3, c] = top, bottom
-                rows[1, c], rows[2, c] = both + middle, both - middle
-            place = at + channel * lanes + lane
-            step = channels * lanes
-            for r in range(4):
-                both, middle = half * (rows[r, 0] + rows[r, 2]), half * rows[r, 1]
-                packed[place] = rows[r, 0]
-                packed[place + step] = both + middle
-                packed[place + 2 * step] = both - middle
-                packed[place + 3 * step] = rows[r, 2]
-                place += 4 * step
+        at = start
+        while at < end:
+            image, row, column, bottom, until = _part(p, at, end)
+            left, width = (column, until - at) if row == bottom else (0, p.columns)
+            deal_rows(
+                p.read_stride_w, lines, 0, pitch, line,
+                x, ((image * p.groups + group) * channels + channel) * size, p.source_h, p.source_w,
+                p.read_stride_h * row + p.read_base_h + phase_h, step_h,
+                p.read_stride_w * left + p.read_base_w, tile * (bottom - row) + 4, width + 1,
+            )  # fmt: skip
+            deep, line_at = 0, column - left
+            while at < until:
+                count = min(p.columns - column, until - at)
+                for phase in range(first, last):
+                    to = channel * p.plane + 4 * (phase - first) * p.phase_plane + at - start
+                    if tile == 2:
+                        _source_2(
+                            packed, to, across, p.phase_plane,
+                            lines, line_at + phase * line, pitch, step_w * line, count,
+                        )  # fmt: skip
+                    else:
+                        _source_3(
+                            packed, to, across, p.phase_plane,
+                            lines, line_at + phase * line, pitch, step_w * line, count,
+                        )  # fmt: skip
+                at, column, deep = at + count, 0, deep + 1
+                line_at = deep * tile * pitch
+        if end - start < p.positions:
+            for k in range(16 * (last - first)):
+                row = k * p.phase_plane + channel * p.plane
+                packed[row + end - start : row + p.positions] = 0
+
+
+@kernel
+def pack_grad_tiles(dy, panel, to, p, start, group, first, lanes, lines):
+    """Transform a unit's result channels into `panel`: (plane, unit, lane, tile).
+
+    The unit begins at `to`; behind the last tile there are zeros.
+    """
+    plane, tile, line = p.panel_plane, p.tile, p.line_pitch
+    size, pitch = p.result_h * p.result_w, tile * line
+    end = min(start + p.positions, p.batch * p.rows * p.columns)
+    for lane in range(lanes):
+        at = start
+        while at < end:
+            image, row, column, bottom, until = _part(p, at, end)
+            left, width = (column, until - at) if row == bottom else (0, p.columns)
+            deal_rows(
+                tile, lines, 0, pitch, line,
+                dy, ((image * p.groups + group) * p.result_channels + first + lane) * size,
+                p.result_h, p.result_w, tile * row, 1, tile * left,
+                tile * (bottom - row + 1), width,
+            )  # fmt: skip
+            deep, line_at = 0, column - left
+            while at < until:
+                count = min(p.columns - column, until - at)
+                place = to + lane * p.panel_pitch + at - start
+                if tile == 2:
+                    _grad_2(panel, place, 4 * plane, plane, lines, line_at, pitch, line, count)
+                else:
+                    _grad_3(panel, place, 4 * plane, plane, lines, line_at, pitch, line, count)
+                at, column, deep = at + count, 0, deep + 1
+                line_at = deep * tile * pitch
+        for k in range(16):
+            row = to + k * plane + lane * p.panel_pitch
+            panel[row + end - start : row + p.panel_pitch] = 0
+
+
+@kernel
+def unpack_tiles(panel, plane, y, p, start, channel, lanes, phase_h, bias, lines):
+    """Turn a unit's products (column phase and product, lane, tile) into results, with bias.
+
+    The panel holds the four row products of row phase `phase_h`, `plane` elements apart.
+    """
+    channels, tile, line = p.groups * p.result_channels, p.tile, p.line_pitch
+    step_h, step_w = p.write_stride_h // 4, p.write_stride_w // 4
+    columns, height, width, lane_pitch = p.columns, p.result_h, p.result_w, p.panel_pitch
+    top, left, across = phase_h + p.write_base_h, p.write_base_w, p.write_stride_w * plane
+    pitch, end = tile * step_w * line, min(start + p.positions, p.batch * p.rows * columns)
+    for lane in range(lanes):
+        at, offset = start, bias[channel + lane]
+        while at < end:
+            image, row, column, _, until = _part(p, at, end)
+            picture = (image * channels + channel + lane) * height * width
+            while at < until:
+                count = min(columns - column, until - at)
+                for phase in range(step_w):
+                    source = 4 * phase * plane + lane * lane_pitch + at - start
+                    if tile == 2:
+                        _result_2(
+                            lines, phase * line, pitch, step_w * line,
+                            panel, source, across, plane, count,
+                        )  # fmt: skip
+                    else:
+                        _result_3(
+                            lines, phase * line, pitch, step_w * line,
+                            panel, source, across, plane, count,
+                        )  # fmt: skip
+                weave_rows(
+                    tile * step_w, y, picture, height, width,
+                    step_h * tile * row + top, step_h, tile * step_w * column + left,
+                    lines, 0, pitch, line, tile, count, offset,
+                )  # fmt: skip
+                at, row, column = at + count, row + 1, 0
 
 
 @kernel(_nrt=True)  # it allocates
-def weight_from_tiles(dw, at, sums, first, step):
-    """Write one 3x3 gradient, ``G^T s G``, of the 16 sums at ``sums[first + step * plane]``."""
-    half = sums.dtype.type(0.5)
+def _places(p, pairs, tap_kernel, phase_at, lanes):
+    """Return, for each product of each pair of phases, where its weights begin, and their pitch.
+
+    A tap is one product of one pair: ``tap_kernel = 16 * pair + product``. Those that are not
+    needed are nowhere: -1.
+    """
+    places = np.full((16 * pairs, 2), -1)
+    for phase in range(phase_at.size - 1):
+        begin, end = phase_at[phase], phase_at[phase + 1]
+        for tap in range(begin, end):
+            places[tap_kernel[tap], 0] = (p.source_channels * begin + tap - begin) * lanes
+            places[tap_kernel[tap], 1] = (end - begin) * lanes
+    return places
+
+
+@kernel(_nrt=True)  # it allocates
+def pack_tile_weights(w, packed, p, tap_kernel, phase_at, corners, group, first, lanes, at):
+    """Transform one unit's weights, ``G g G^T``, into (write phase, channel, tap, lane).
+
+    A pair's `corners` are the positions of its 3x3 taps in the kernel, -1 where it has none.
+    """
+    channels, last = p.source_channels, 4 - p.tile
+    base = group * p.result_channels * channels * p.kernel + first * p.w_lane
+    half, zero = w.dtype.type(0.5), w.dtype.type(0)
+    rows, four, pairs = np.empty((4, 3), w.dtype), np.empty(4, w.dtype), corners.size // 9
+    places = _places(p, pairs, tap_kernel, phase_at, lanes)
+    for pair in range(pairs):
+        taps, to = corners[9 * pair : 9 * pair + 9], places[16 * pair : 16 * pair + 16]
+        for channel in range(channels):
+            for lane in range(lanes):
+                start = base + channel * p.w_channel + lane * p.w_lane
+                for c in range(3):
+                    top = w[start + taps[c]] if taps[c] >= 0 else zero
+                    middle = w[start + taps[3 + c]] if taps[3 + c] >= 0 else zero
+                    bottom = w[start + taps[6 + c]] if taps[6 + c] >= 0 else zero
+                    both, one = half * (top + bottom), half * middle
+                    rows[0, c], rows[1, c], rows[2, c] = top, both + one, both - one
+                    rows[3, c] = bottom if last == 2 else middle
+                for r in range(4):
+                    both, one = half * (rows[r, 0] + rows[r, 2]), half * rows[r, 1]
+                    four[0], four[1] = rows[r, 0], both + one
+                    four[2], four[3] = both - one, rows[r, last]
+                    for c in range(4):
+                        place = to[4 * r + c, 0]
+                        if place >= 0:
+                            packed[at + place + channel * to[4 * r + c, 1] + lane] = four[c]
+
+
+@kernel(_nrt=True)  # it allocates
+def weight_from_tiles(dw, at, corners, last, sums, first, step):
+    """Write one gradient, ``G^T s G``, of the 16 sums at ``sums[first + step * product]``.
+
+    `corners` are the positions of its taps in the kernel, `last` the last of them along an axis.
+    """
+    half, zero = sums.dtype.type(0.5), sums.dtype.type(0)
     columns = np.empty((3, 4), sums.dtype)
     for c in range(4):
         place = first + c * step
-        s0, s1 = sums[place], half * sums[place + 4 * step]
-        s2, s3 = half * sums[place + 8 * step], sums[place + 12 * step]
-        columns[0, c], columns[1, c], columns[2, c] = s0 + (s1 + s2), s1 - s2, (s1 + s2) + s3
+        s1, s2 = half * sums[place + 4 * step], half * sums[place + 8 * step]
+        columns[0, c] = sums[place] + (s1 + s2)
+        columns[1, c], columns[2, c] = s1 - s2, s1 + s2
+        columns[last, c] += sums[place + 12 * step]
     for r in range(3):
         s1, s2 = half * columns[r, 1], half * columns[r, 2]
-        dw[at + 3 * r] = columns[r, 0] + (s1 + s2)
-        dw[at + 3 * r + 1] = s1 - s2
-        dw[at + 3 * r + 2] = (s1 + s2) + columns[r, 3]
+        for c in range(3):
+            if corners[3 * r + c] >= 0:
+                total = columns[r, 0] + (s1 + s2) if c == 0 else s1 - s2 if c == 1 else s1 + s2
+                dw[at + corners[3 * r + c]] = total + (columns[r, 3] if c == last else zero)

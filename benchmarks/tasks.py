@@ -1,0 +1,173 @@
+"""The tasks that a pass is cut into, and the multiply-adds of each, read from the engine's plans.
+
+A run is watched: every launch of a pass is noted with its plan, so that what is counted is what
+runs. Multiply-adds are the register tiles': whole vectors, whether their last elements are of use
+or not. Packing and unpacking go with them and are not counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from deconv_core.cpu import conv, linear
+from deconv_core.cpu.blocking import Plan, dot_plan, spread_plan
+from deconv_core.cpu.config import MACHINE
+from deconv_core.geometry import ConvGeometry, ceil_div
+
+KINDS = {  # of a convolution's passes, of a transposed one's
+    "forward": ("result", "source gradient"),
+    "input grad": ("source gradient", "result"),
+    "weight grad": ("weight gradient", "weight gradient"),
+}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch of a pass.
+
+    Attributes
+    ----------
+    kind : "result", "source gradient" or "weight gradient" of a convolution; the sizes of a
+        product of matrices
+    geometry : of the convolution; None for matrices
+    loads : multiply-adds of each task, in the order of the tasks
+    cut : what the tasks are
+    workers : threads that the launch wakes at most
+    """
+
+    kind: str
+    geometry: ConvGeometry | None
+    loads: tuple[int, ...]
+    cut: str
+    workers: int
+
+    @cached_property
+    def total(self) -> int:
+        """Multiply-adds of all tasks."""
+        return sum(self.loads)
+
+    def busiest(self, cores: int) -> int:
+        """Return the multiply-adds of the thread that has most: each takes a run of the tasks."""
+        workers = min(cores, self.workers)
+        ends = [ceil_div(worker * len(self.loads), workers) for worker in range(workers + 1)]
+        return max(sum(self.loads[a:b]) for a, b in pairwise(ends))
+
+    def bound(self, cores: int) -> float:
+        """Return how many times as fast as on one core the pass can be at most."""
+        return self.total / self.busiest(cores)
+
+
+def spread_loads(plan: Plan, itemsize: int) -> tuple[int, ...]:
+    """Return the multiply-adds of a forward pass's or an input gradient's tasks."""
+    p, width = plan.numbers[0], MACHINE.vector_bytes // itemsize
+    each = int(p["source_channels"]) * len(plan.taps)
+    if p["plain"]:  # blocks of columns, the last of which may be shorter
+        ends = np.minimum(np.arange(p["column_blocks"] + 1) * p["block_columns"], p["columns"])
+        images = [min(p["images"], p["batch"] - i) for i in range(0, p["batch"], p["images"])]
+        lengths = [int(length) * int(n) for n in images for length in np.diff(ends)]
+    else:
+        lengths = [int(p["positions"])] * int(p["blocks"])
+    steps = [(int(unit[2]), int(unit[4]) * width) for unit in plan.units]
+    return tuple(
+        each * lanes * ceil_div(length, step) * step for length in lengths for lanes, step in steps
+    )
+
+
+def dot_loads(plan: Plan, itemsize: int) -> tuple[int, ...]:
+    """Return the multiply-adds of a weight gradient's tasks."""
+    p, width = plan.numbers[0], MACHINE.vector_bytes // itemsize
+    length = ceil_div(int(p["images"] * p["columns"] if p["plain"] else p["positions"]), width)
+    planes = 16 if p["tile"] else 1  # of Winograd's tiles
+    streams = int(p["source_channels"]) * len(plan.taps) // planes
+    units = [
+        int(unit[2]) * ceil_div(streams, int(unit[4])) * int(unit[4]) * planes
+        for unit in plan.units
+    ]
+    chunks = int(p["chunks"])
+    ends = [chunk * int(p["blocks"]) // chunks for chunk in range(chunks + 1)]
+    return tuple((b - a) * unit * length * width for a, b in pairwise(ends) for unit in units)
+
+
+def of_plan(kind: str, geometry: ConvGeometry, itemsize: int) -> Launch:
+    """Return the launch of a convolution's pass."""
+    if kind == "weight gradient":
+        plan = dot_plan(geometry, itemsize)
+    else:
+        plan = spread_plan(geometry, kind == "source gradient", itemsize)
+    p = plan.numbers[0]
+    loads = (dot_loads if kind == "weight gradient" else spread_loads)(plan, itemsize)
+    parts = "chunks" if kind == "weight gradient" else "blocks"
+    cut = f"{p[parts]} {parts} x {len(plan.units)} tiles of channels"
+    return Launch(kind, geometry, loads, cut, plan.workers)
+
+
+def _of_strips(columns: int, channels: int, lanes: int, strip: int) -> Launch:
+    """Return the launch of a product that combines rows: a task is a strip of columns."""
+    ends = [*range(0, columns, strip), columns]
+    loads = tuple((b - a) * channels * lanes for a, b in pairwise(ends))
+    kind = f"{lanes}x{channels} by {channels}x{columns}"
+    return Launch(kind, None, loads, f"{len(loads)} strips of columns", len(loads))
+
+
+def _of_sums(batch: int, features: int, lanes: list[int], chunk: int) -> Launch:
+    """Return the launch of a product that sums over features: outputs by chunks of features."""
+    ends = [*range(0, features, chunk), features]
+    lengths = [b - a for a, b in pairwise(ends)]
+    loads = tuple(batch * count * length for count in lanes for length in lengths)
+    kind = f"{batch}x{features} by {features}x{sum(lanes)}"
+    return Launch(kind, None, loads, f"{len(loads)} chunks of features", len(loads))
+
+
+@contextmanager
+def watched() -> Iterator[Counter[Launch]]:
+    """Count the launches made inside the block.
+
+    Plans are noted where the kernels ask for them; depthwise convolutions, of which DDNet has none,
+    are not.
+    """
+    found: Counter[Launch] = Counter()
+
+    def spread(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Plan:
+        kind = "source gradient" if adjoint else "result"
+        found[of_plan(kind, geometry, itemsize)] += 1
+        return spread_plan(geometry, adjoint, itemsize)
+
+    def dot(geometry: ConvGeometry, itemsize: int) -> Plan:
+        found[of_plan("weight gradient", geometry, itemsize)] += 1
+        return dot_plan(geometry, itemsize)
+
+    combine, forward = linear._combine, linear._forward
+
+    def strips(*given: Any) -> None:
+        _, _, _, weights, _, channels, columns, _, strip, _, _ = given
+        found[_of_strips(columns, channels, weights.size // channels, strip)] += 1
+        combine(*given)
+
+    def sums(*given: Any) -> None:
+        _, x, _, _, y, _, out, units, runs, chunk = given
+        lanes = [int(units[a:b, 1].sum()) for a, b in pairwise(runs)]
+        batch = y.size // out
+        found[_of_sums(batch, x.size // batch, lanes, chunk)] += 1
+        forward(*given)
+
+    changes: list[tuple[Any, str, Callable[..., Any]]] = [
+        (conv, "spread_plan", spread), (conv, "dot_plan", dot),
+        (linear, "_combine", strips), (linear, "_forward", sums),
+    ]  # fmt: skip
+    patches = [mock.patch.object(*change) for change in changes]
+    for patch in patches:
+        patch.start()
+    try:
+        yield found
+    finally:
+        for patch in patches:
+            patch.stop()
