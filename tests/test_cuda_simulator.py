@@ -63,3 +63,9 @@ def test_in_the_simulator(module: str) -> None:
 def test_what_holds_for_numpy_holds_in_the_simulator(module: str) -> None:
     summary = run("-p", "on_cuda", str(TESTS / module), "-k", BY_WAY_OF_CUDA[module])
     assert "passed" in summary and "skipped" not in summary, summary
+
+
+@needs_numba_cuda
+def test_docstring_examples_run_in_the_simulator() -> None:
+    summary = run(str(TESTS / "test_docs.py"), "-k", "docstring_examples and deconv_core.cuda")
+    assert "passed" in summary and "skipped" not in summary, summary
