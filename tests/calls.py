@@ -28,6 +28,7 @@ CONV = [
     ((6, 33, 13, 25), (34, 33, 3, 3), {"padding": 1}),  # by Winograd's tiles, and the next two
     ((8, 64, 8, 34), (78, 32, 3, 3), {"padding": (0, 2), "groups": 2}),
     ((12, 40, 36, 41), (48, 40, 4, 4), {"stride": 2, "padding": 1}),
+    ((3, 5, 4, 7), (6, 5, 4, 7), {}),  # a kernel as large as the picture
     ((2, 3, 17, 33), (3, 1, 3, 3), {"padding": 1, "groups": 3}),  # depthwise, and the rest
     ((1, 2, 17, 33), (2, 1, 5, 5), {"stride": 2, "padding": 2, "groups": 2}),
     ((2, 2, 16, 32), (2, 1, 3, 3), {"stride": 3, "groups": 2}),
@@ -45,6 +46,7 @@ TRANSPOSED = [
     ((12, 38, 12, 13), (38, 40, 3, 3), {"padding": 1}),  # by Winograd's tiles, and the next two
     ((8, 48, 17, 26), (48, 40, 4, 4), {"stride": 2, "padding": 1}),
     ((12, 64, 14, 16), (64, 80, 5, 5), {"stride": 2, "padding": 2, "output_padding": 1}),
+    ((3, 6, 1, 1), (6, 5, 4, 3), {"stride": 2}),  # a kernel as large as the picture
     ((2, 3, 8, 17), (3, 1, 4, 4), {"stride": 2, "padding": 1, "groups": 3}),  # depthwise, too
     ((1, 2, 9, 16), (2, 1, 3, 3), {"stride": 2, "padding": 1, "output_padding": 1, "groups": 2}),
     ((2, 2, 6, 7), (2, 1, 2, 5), {"stride": (1, 3), "output_padding": (0, 2), "groups": 2}),

@@ -29,6 +29,7 @@ from .jit import kernel
 from .launch import address, array, call
 from .pack import pack_lanes, pack_source, pack_weights, unpack
 from .tile import dot, spread
+from .whole import is_whole, whole_forward, whole_input_grad, whole_weight_grad
 from .winograd import (
     pack_grad_tiles,
     pack_tile_weights,
@@ -393,6 +394,8 @@ def conv_forward(
     """Return the convolution of `x` with `w`."""
     if is_depthwise(geometry):
         return depthwise_forward(x, w, bias, geometry)
+    if is_whole(geometry):
+        return whole_forward(x, w, bias, geometry)
     plan = spread_plan(geometry, False, x.itemsize)
     return _run_spread(x, w, bias, empty(geometry.output_shape, x.dtype), plan)
 
@@ -403,6 +406,8 @@ def conv_input_grad(
     """Return the adjoint of the convolution: its input gradient, a transposed one's forward."""
     if is_depthwise(geometry):
         return depthwise_input_grad(dy, w, bias, geometry)
+    if is_whole(geometry):
+        return whole_input_grad(dy, w, bias, geometry)
     plan = spread_plan(geometry, True, dy.itemsize)
     return _run_spread(dy, w, bias, empty(geometry.input_shape, dy.dtype), plan)
 
@@ -411,6 +416,8 @@ def conv_weight_grad(x: np.ndarray, dy: np.ndarray, geometry: ConvGeometry) -> n
     """Return the gradient of the convolution to its weight."""
     if is_depthwise(geometry):
         return depthwise_weight_grad(x, dy, geometry)
+    if is_whole(geometry):
+        return whole_weight_grad(x, dy, geometry)
     dw = empty(geometry.weight_shape, x.dtype)
     if not geometry.batch:
         dw.fill(0)
