@@ -25,7 +25,7 @@ CONV = [
     ((1, 3, 1, 40), (31, 3, 1, 9), {"stride": 2, "padding": (0, 12)}),
     ((3, 7, 12, 12), (31, 7, 1, 1), {}),  # straight from the arrays
     ((2, 10, 9, 23), (14, 5, 1, 1), {"groups": 2}),
-    ((6, 33, 13, 25), (34, 33, 3, 3), {"padding": 1}),  # by Winograd's tiles, and the next two
+    ((6, 40, 14, 26), (41, 40, 3, 3), {"padding": 1}),  # by Winograd's tiles, and the next two
     ((8, 64, 8, 34), (78, 32, 3, 3), {"padding": (0, 2), "groups": 2}),
     ((12, 40, 36, 41), (48, 40, 4, 4), {"stride": 2, "padding": 1}),
     ((3, 5, 4, 7), (6, 5, 4, 7), {}),  # a kernel as large as the picture
@@ -45,7 +45,7 @@ TRANSPOSED = [
     ((1, 7, 6, 3), (7, 1, 3, 3), {"dilation": (2, 3), "stride": 3, "padding": 2, "groups": 7}),
     ((12, 38, 12, 13), (38, 40, 3, 3), {"padding": 1}),  # by Winograd's tiles, and the next two
     ((8, 48, 17, 26), (48, 40, 4, 4), {"stride": 2, "padding": 1}),
-    ((12, 64, 14, 16), (64, 80, 5, 5), {"stride": 2, "padding": 2, "output_padding": 1}),
+    ((8, 96, 14, 16), (96, 95, 5, 5), {"stride": 2, "padding": 2, "output_padding": 1}),
     ((3, 6, 1, 1), (6, 5, 4, 3), {"stride": 2}),  # a kernel as large as the picture
     ((2, 3, 8, 17), (3, 1, 4, 4), {"stride": 2, "padding": 1, "groups": 3}),  # depthwise, too
     ((1, 2, 9, 16), (2, 1, 3, 3), {"stride": 2, "padding": 1, "output_padding": 1, "groups": 2}),

@@ -184,23 +184,20 @@ def _weave(
         def body(at: Any, masked: bool) -> None:
             parts = [emit.add(emit.load(emit.step(row, at)), offset) for row in rows]
             low = builder.add(first_, emit.times(at, ways))
-            high = builder.add(low, ir.Constant(INDEX, ways * width))
-            woven = []
             for i in range(ways):
                 order = [divmod(i * width + j, ways) for j in range(width)]
-                woven.append(emit.pick(parts, [width * part + index for index, part in order]))
-            inside = builder.and_(
-                builder.icmp_signed(">=", low, ir.Constant(INDEX, 0)),
-                builder.icmp_signed("<=", high, end),
-            )
-            with builder.if_else(inside) as (whole, partly):  # masked stores take much longer
-                with whole:
-                    for i in range(ways):
-                        emit.store(woven[i], emit.step(emit.step(target, low), i * width))
-                with partly:
-                    for i in range(ways):
-                        start = builder.add(low, ir.Constant(INDEX, i * width))
-                        emit.store_inside(woven[i], emit.step(target, start), start, end)
+                woven = emit.pick(parts, [width * part + index for index, part in order])
+                start = builder.add(low, ir.Constant(INDEX, i * width))
+                after = builder.add(start, ir.Constant(INDEX, width))
+                inside = builder.and_(
+                    builder.icmp_signed(">=", start, ir.Constant(INDEX, 0)),
+                    builder.icmp_signed("<=", after, end),
+                )
+                with builder.if_else(inside) as (whole, partly):  # masked stores take much longer
+                    with whole:
+                        emit.store(woven, emit.step(target, start))
+                    with partly:
+                        emit.store_inside(woven, emit.step(target, start), start, end)
 
         vectors(emit, count_, body)
         return context.get_dummy_value()
