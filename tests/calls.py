@@ -29,6 +29,8 @@ CONV = [
     ((8, 64, 8, 34), (78, 32, 3, 3), {"padding": (0, 2), "groups": 2}),
     ((12, 40, 36, 41), (48, 40, 4, 4), {"stride": 2, "padding": 1}),
     ((3, 5, 4, 7), (6, 5, 4, 7), {}),  # a kernel as large as the picture
+    ((1, 1, 1, 64), (1, 1, 1, 3), {"stride": (1, 2), "dilation": (1, 2), "padding": (0, 1)}),
+    ((1, 17, 3, 64), (2, 17, 1, 3), {"stride": (1, 2), "dilation": (1, 2), "padding": (0, 1)}),
     ((2, 3, 17, 33), (3, 1, 3, 3), {"padding": 1, "groups": 3}),  # depthwise, and the rest
     ((1, 2, 17, 33), (2, 1, 5, 5), {"stride": 2, "padding": 2, "groups": 2}),
     ((2, 2, 16, 32), (2, 1, 3, 3), {"stride": 3, "groups": 2}),

@@ -1,9 +1,8 @@
 """How a pass is cut into blocks, packed and spread over tasks: by shape alone, never by threads.
 
 A *block* is a rectangle of one image's result (of all rows' width where rows are not too wide), or
-several whole small images. Its source is packed once,
-as phase planes with a zero halo, so that every tap of every output position is one constant offset
-away and positions run densely through rows and images. A *unit* is one register tile's share of
+several whole small images, or a run of Winograd's tiles. Its source is packed once, as phase planes
+with a zero halo, so that every tap of every output position is one constant offset away and positions run densely through rows and images. A *unit* is one register tile's share of
 the result channels. A *task* is one unit of one block; a thread takes a run of neighbouring tasks,
 and packs a block once for all of its units that it has.
 """
@@ -70,8 +69,8 @@ class Plan:
     taps : (n,), offset of each tap into the packed source, write phase by write phase
     tap_kernel : (n,), position of each tap in the (kh * kw) kernel; by Winograd's tiles its
         product, 16 * pair of phases + product
-    corners : (9 * pairs,), by Winograd's tiles the positions of each pair's 3x3 taps, -1 for none
     phase_at : (phases + 1,), where each write phase's taps begin
+    corners : (9 * pairs,), by Winograd's tiles the positions of each pair's 3x3 taps, -1 for none
     units : (n, 6), of each unit the group, first lane, lanes, where its weights (or sums)
         begin, the vectors (or streams) of its tile, and how many weights (or sums) it has
     weight_size, scratch_size : elements of all units' weights, and of one worker's workspace
@@ -189,7 +188,7 @@ def _taps(
 def _tile(
     batch: int, sweeps: tuple[Sweep, Sweep], source: int, result: int, itemsize: int, dot: bool
 ) -> tuple[int, int]:
-    """Return how many results Winograd's tiles have along an axis, and how many tiles a block may.
+    """Return how many results Winograd's tiles have along an axis, and how many a block may have.
 
     Zeros if the pass runs without them. They take two or three taps in a phase, at most two phases
     (a weight gradient: one), and enough work.

@@ -51,7 +51,7 @@ def _block_at(block, p):
 
 @kernel
 def _share(worker, workers, tasks):
-    """Return a worker's first task and its last; odd ones go to the first, who wake first."""
+    """Return where a worker's tasks begin and end; odd ones go to the first, who wake first."""
     before = workers - 1
     return (worker * tasks + before) // workers, ((worker + 1) * tasks + before) // workers
 

@@ -163,8 +163,7 @@ def plane_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> DepthPla
     numbers["panel_size"] = 0
     if columns.write_stride > 2:  # the phases of a tile's rows, before they take turns
         numbers["panel_pitch"] = ROWS * numbers["pitch"]
-        width = MACHINE.vector_bytes // itemsize  # whole vectors are read of the last row too
-        numbers["panel_size"] = numbers["panel_pitch"] * columns.write_stride + width
+        numbers["panel_size"] = numbers["panel_pitch"] * columns.write_stride
     tasks = geometry.batch * geometry.groups * numbers["row_blocks"]
     extra = numbers["kernel"] + numbers["panel_size"]
     return _finish(numbers, rows, columns, lists, extra, tasks)

@@ -59,7 +59,7 @@ def copy(typing: Any, y: Any, y_at: Any, x: Any, x_at: Any, count: Any, bias: An
 
 @intrinsic
 def split(typing: Any, y: Any, y_at: Any, x: Any, x_at: Any, count: Any) -> Any:
-    """``y[y_at + i] = x[x_at + 2 * i]`` for i < count."""
+    """``y[y_at + i] = x[x_at + 2 * i]`` for i < count: for passes that read one phase only."""
     signature = types.void(y, y_at, x, x_at, count)
 
     def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
@@ -79,7 +79,7 @@ def split(typing: Any, y: Any, y_at: Any, x: Any, x_at: Any, count: Any) -> Any:
                 high = emit.load_before(reads[1], second, end)
                 emit.store_before(emit.shuffle(low, high, even), emit.step(target, at), at, count_)
             else:
-                low, high = emit.load(reads[0]), emit.load(reads[1])
+                low, high = emit.load(reads[0]), emit.load_before(reads[1], second, end)
                 emit.store(emit.shuffle(low, high, even), emit.step(target, at))
 
         vectors(emit, count_, body)
@@ -274,7 +274,8 @@ def deal_rows(
 
     For i < count and r < rows; row is that of the picture of height x limit elements at
     ``x[x_at]`` from row ``top + r * step`` and column `left` on, with zeros around the picture.
-    Whole vectors of `y` are written. `parts` is one of `WAYS`.
+    Whole vectors of `y` are written. `parts` is one of `WAYS`: a literal makes the vectors' loops
+    unroll.
     """
     if parts == 2:
         for r in range(rows):
