@@ -80,4 +80,4 @@ TILED_SUM = 128  # tiles that a weight gradient adds up at once, at least
 TILES_BYTES = 1 << 19  # packed tiles of one block: the transformed weights share the cache
 TILE_LANES_BYTES = 1 << 22  # a weight gradient's transformed lanes that are packed together
 DOT_TERMS = 256  # products that one element of a weight gradient's vectors adds up in a row
-SUM_TERMS = 64  # products added up in a row: sums of such sums lose less to rounding
+SUM_TERMS = 48  # products added up in a row: sums of such sums lose less to rounding
