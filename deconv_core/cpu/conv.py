@@ -98,7 +98,7 @@ def _spread_block(
                 across = read_w.size // 4
                 for phase_h in range(read_h.size // 4):
                     start = packed[16 * phase_h * across * p.phase_plane :]
-                    pack_tiles(x, start, p, phase_h, 0, across, block * p.positions, group, lines)
+                    pack_tiles(x, start, p, phase_h, block * p.positions, group, lines)
             else:
                 pack_source(x, packed, p, read_h, read_w, image, row, column, group)
             packed_group = group
@@ -267,7 +267,7 @@ def _dot_chunk(chunk, begin, end, x, dy, partial, p, read_h, read_w, taps, units
                 last += 1
             if group != packed_group:
                 if p.tile:
-                    pack_tiles(x, packed, p, 0, 0, 1, block * p.positions, group, lines)
+                    pack_tiles(x, packed, p, 0, block * p.positions, group, lines)
                 else:
                     pack_source(x, packed, p, read_h, read_w, image, row, column, group)
                 packed_group = group

@@ -125,15 +125,15 @@ def _part(p, at, end):
 
 
 @kernel
-def pack_tiles(x, packed, p, phase_h, first, last, start, group, lines):
-    """Transform the block of tiles that begins with tile `start`, of some read phases.
+def pack_tiles(x, packed, p, phase_h, start, group, lines):
+    """Transform the block of tiles that begins with tile `start`, of the row phase `phase_h`.
 
-    They are row phase `phase_h` with the column phases from `first` to `last`. `packed` becomes
-    (row product, column phase and product, channel, tile), with zeros behind the last tile.
+    `packed` becomes (row product, column phase and product, channel, tile), with zeros behind the
+    last tile.
     """
     size, tile, line, channels = p.source_h * p.source_w, p.tile, p.line_pitch, p.source_channels
     step_h, step_w = p.read_stride_h // tile, p.read_stride_w // tile
-    across, pitch = 4 * (last - first) * p.phase_plane, p.read_stride_w * line
+    across, pitch = 4 * step_w * p.phase_plane, p.read_stride_w * line
     end = min(start + p.positions, p.batch * p.rows * p.columns)
     for channel in range(channels):
         at = start
@@ -149,8 +149,8 @@ def pack_tiles(x, packed, p, phase_h, first, last, start, group, lines):
             deep, line_at = 0, column - left
             while at < until:
                 count = min(p.columns - column, until - at)
-                for phase in range(first, last):
-                    to = channel * p.plane + 4 * (phase - first) * p.phase_plane + at - start
+                for phase in range(step_w):
+                    to = channel * p.plane + 4 * phase * p.phase_plane + at - start
                     if tile == 2:
                         _source_2(
                             packed, to, across, p.phase_plane,
@@ -164,7 +164,7 @@ def pack_tiles(x, packed, p, phase_h, first, last, start, group, lines):
                 at, column, deep = at + count, 0, deep + 1
                 line_at = deep * tile * pitch
         if end - start < p.positions:
-            for k in range(16 * (last - first)):
+            for k in range(16 * step_w):
                 row = k * p.phase_plane + channel * p.plane
                 packed[row + end - start : row + p.positions] = 0
 
