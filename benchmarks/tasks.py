@@ -19,8 +19,8 @@ from unittest import mock
 import numpy as np
 
 from deconv_core.cpu import conv, linear
-from deconv_core.cpu.blocking import Plan, dot_plan, spread_plan
 from deconv_core.cpu.config import MACHINE
+from deconv_core.cpu.plan import Plan, dot_plan, spread_plan
 from deconv_core.geometry import ConvGeometry, ceil_div
 
 KINDS = {  # of a convolution's passes, of a transposed one's

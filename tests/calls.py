@@ -9,7 +9,7 @@ import numpy as np
 
 from deconv_core import functional as F
 from deconv_core import geometry
-from deconv_core.cpu import blocking
+from deconv_core.cpu import plan
 
 Call = tuple[str, Callable[..., Any], list[np.ndarray], list[Any], dict[str, Any]]
 
@@ -141,9 +141,9 @@ def every_step(dtype: Any) -> Iterator[tuple[str, Callable[..., Any], list[Any],
 
 def share_from(macs: int) -> None:
     """Let passes of fewer multiply-adds than `macs` be one task on the calling thread."""
-    blocking.SHARED_MACS = macs
-    blocking.spread_plan.cache_clear()
-    blocking.dot_plan.cache_clear()
+    plan.SHARED_MACS = macs
+    plan.spread_plan.cache_clear()
+    plan.dot_plan.cache_clear()
 
 
 def bits(result: Any) -> list[bytes]:

@@ -11,7 +11,7 @@ from scripts import load
 
 from deconv_core import functional as F
 from deconv_core import geometry, reference
-from deconv_core.cpu import blocking, conv, tile
+from deconv_core.cpu import dot, plan, spread, tile, tiling
 from deconv_core.cpu.config import MACHINE
 
 
@@ -48,11 +48,11 @@ def convolutions(rng: np.random.Generator) -> None:
 
 def tiles(rng: np.random.Generator) -> None:
     """Convolutions by Winograd's tiles of either size, some of them beyond the picture."""
-    blocking.TILED_LEAST, blocking.TILED_SHARE = 1, 1e9
+    tiling.TILED_LEAST, tiling.TILED_SHARE = 1, 1e9
     for kernel, stride, results in ((3, 1, 2), (4, 2, 3)):
         x, w, b = (rng.standard_normal(s) for s in ((2, 2, 7, 9), (3, 2, kernel, kernel), (3,)))
         shape = geometry.conv(x.shape, w.shape, stride, 1)
-        assert blocking.spread_plan(shape, False, 8).numbers["tile"] == results
+        assert plan.spread_plan(shape, False, 8).numbers["tile"] == results
         y = F.conv2d(x, w, b, stride, 1)
         close(y, reference.conv_forward(x, w, b, shape))
         dx = F.conv2d_input_grad(y, w, x.shape, stride, 1)
@@ -79,14 +79,14 @@ def loads(rng: np.random.Generator) -> None:
     """The multiply-adds that the benchmarks read from plans are those that the tiles make."""
     made = 0
 
-    def spread(*given: Any) -> None:
+    def spread_tile(*given: Any) -> None:
         nonlocal made
         lanes, channels, taps = given[0], given[6], given[9] - given[8]
         vectors = dict(MACHINE.spread)[lanes]
         made += lanes * vectors * (MACHINE.vector_bytes // 8) * channels * taps
         tile.spread(*given)
 
-    def dot(*given: Any) -> None:
+    def dot_tile(*given: Any) -> None:
         nonlocal made
         made += given[0] * dict(MACHINE.dot)[given[0]] * given[7]
         tile.dot(*given)
@@ -106,8 +106,11 @@ def loads(rng: np.random.Generator) -> None:
             lambda x=x, w=w, y=y, o=options: F.conv2d_weight_grad(y, x, w.shape, **o),
         ):
             made = 0
-            patched = mock.patch.multiple(conv, spread=spread, dot=dot)
-            with patched, load("tasks").watched() as launches:
+            patched = (
+                mock.patch.object(spread, "spread", spread_tile),
+                mock.patch.object(dot, "dot", dot_tile),
+            )
+            with patched[0], patched[1], load("tasks").watched() as launches:
                 work()
             assert [launch.total for launch in launches] == [made] != [0]
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from deconv_core import functional as F
 from deconv_core import geometry
-from deconv_core.cpu import blocking, winograd
-from deconv_core.cpu.blocking import dot_plan, spread_plan
+from deconv_core.cpu import tiling, winograd
+from deconv_core.cpu.plan import dot_plan, spread_plan
 
 KERNEL = {  # G, by the number of results
     2: np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]) / 2,
@@ -27,13 +27,13 @@ KERNEL = {  # G, by the number of results
 @contextlib.contextmanager
 def tiles_wherever_they_can() -> Iterator[None]:
     """Run whatever passes Winograd's tiles can do by them, however small and slow."""
-    before = blocking.TILED_LEAST, blocking.TILED_SHARE
-    blocking.TILED_LEAST, blocking.TILED_SHARE = 1, 1e9
+    before = tiling.TILED_LEAST, tiling.TILED_SHARE
+    tiling.TILED_LEAST, tiling.TILED_SHARE = 1, 1e9
     spread_plan.cache_clear(), dot_plan.cache_clear()
     try:
         yield
     finally:
-        blocking.TILED_LEAST, blocking.TILED_SHARE = before
+        tiling.TILED_LEAST, tiling.TILED_SHARE = before
         spread_plan.cache_clear(), dot_plan.cache_clear()
 
 

@@ -15,8 +15,8 @@ from numba import config
 
 from ..geometry import ConvGeometry, ceil_div
 from ..sweep import Sweep, adjoint_sweep, forward_sweep
-from .blocking import PLAN
 from .config import BLOCK_POSITIONS, CHANNEL_RUN, MACHINE, MAX_CHUNKS, MIN_BLOCKS, PLANE_POSITIONS
+from .plan import PLAN
 from .rowtile import ROWS, RUNS, TAPS
 
 

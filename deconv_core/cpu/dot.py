@@ -1,0 +1,215 @@
+"""The weight gradient: sums of products over positions, in chunks of blocks.
+
+The tasks of one chunk pack the source and the lanes of each block (pack.py, winograd.py) and add
+register tiles of products up (tile.py). Then the chunks' sums are added in their order.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numba import prange, types
+
+from ..memory import empty
+from .arrays import flat
+from .config import MACHINE
+from .jit import kernel
+from .launch import address, array, call
+from .pack import pack_lanes, pack_source
+from .plan import PLAN, Plan
+from .tasks import block_at, count_workers, share
+from .tile import dot
+from .winograd import pack_grad_tiles, pack_tiles, weight_from_tiles
+
+_VECTOR_BYTES = MACHINE.vector_bytes
+
+
+@kernel
+def _plain(x, dy, sums, p, units, begin, end, chunk, offsets):
+    """Add up one chunk of blocks of a 1x1 convolution, for some units, straight from the arrays."""
+    for block in range(chunk * p.blocks // p.chunks, (chunk + 1) * p.blocks // p.chunks):
+        image, _, column = block_at(block, p)
+        length = min(p.columns, column + p.block_columns) - column
+        for i in range(min(p.images, p.batch - image)):
+            for u in range(begin, end):
+                group, first, lanes, step = units[u, 0], units[u, 1], units[u, 2], units[u, 4]
+                of = (image + i) * p.groups + group
+                source = x[of * p.source_channels * p.columns + column :]
+                at = (of * p.result_channels + first) * p.columns + column
+                for tile in range((p.source_channels + step - 1) // step):
+                    dot(
+                        lanes, dy, at, p.columns, source, offsets, tile * step, length,
+                        sums, units[u, 3] + tile * p.tile_size,
+                    )  # fmt: skip
+
+
+@kernel(_nrt=True)  # it allocates
+def _offsets(p, taps):
+    """Return where each stream of a weight gradient begins, for each plane of products.
+
+    A plane is the convolution's source itself, with a stream for each tap, or one of the 16 of
+    Winograd's tiles. Beyond the last stream are some that repeat it, to be dropped.
+    """
+    taps_each = 1 if p.tile else p.kernel
+    streams = p.source_channels * taps_each
+    offsets = np.empty((16 if p.tile else 1, streams + p.streams), np.int64)
+    for plane in range(offsets.shape[0]):
+        for stream in range(offsets.shape[1]):
+            channel, tap = divmod(min(stream, streams - 1), taps_each)
+            within = plane * p.phase_plane if p.tile else taps[tap]
+            offsets[plane, stream] = channel * p.plane + within
+    return offsets
+
+
+@kernel
+def _run(panel, packed, offsets, p, units, first, last, sums):
+    """Add up the products of one block for a run of like units, whose panels are packed."""
+    width = _VECTOR_BYTES // panel.itemsize
+    length = (p.positions + width - 1) // width * width
+    lanes, step = units[first, 2], units[first, 4]
+    across = (offsets.shape[1] - p.streams + step - 1) // step
+    for plane in range(offsets.shape[0]):
+        for near in range(first, last, p.near_run):
+            for tile in range(across):
+                for u in range(near, min(last, near + p.near_run)):
+                    dot(
+                        lanes, panel, plane * p.panel_plane + (u - first) * p.lanes_size,
+                        p.panel_pitch, packed, offsets[plane], tile * step, length,
+                        sums, units[u, 3] + (plane * across + tile) * p.tile_size,
+                    )  # fmt: skip
+
+
+@kernel(_nrt=True)  # it allocates
+def _chunk(chunk, begin, end, x, dy, partial, p, read_h, read_w, taps, units, scratch):
+    """Add up one chunk of blocks, for the units from `begin` to `end`, in `partial`."""
+    packed, panel = scratch[: p.packed_size], scratch[p.packed_size :]
+    lines = panel[p.panel_size :]
+    offsets = _offsets(p, taps)
+    sums = partial[chunk]
+    sums[units[begin, 3] : units[end - 1, 3] + units[end - 1, 5]] = 0
+    if p.plain:
+        _plain(x, dy, sums, p, units, begin, end, chunk, offsets[0])
+        return
+    packed[:] = 0  # so that what packing leaves as it is cannot be a NaN
+    for block in range(chunk * p.blocks // p.chunks, (chunk + 1) * p.blocks // p.chunks):
+        image, row, column = block_at(block, p)
+        packed_group = -1
+        first = begin
+        while first < end:  # a run of like units, whose panels stay in the nearest cache
+            group, lanes = units[first, 0], units[first, 2]
+            last = first
+            while (
+                last < min(end, first + p.unit_run)
+                and units[last, 0] == group
+                and units[last, 2] == lanes
+            ):
+                at, lane = (last - first) * p.lanes_size, units[last, 1]
+                if p.tile:
+                    pack_grad_tiles(
+                        dy, panel, at, p, block * p.positions, group, lane, lanes, lines
+                    )
+                else:
+                    pack_lanes(dy, panel[at:], p, image, row, column, group, lane, lanes)
+                last += 1
+            if group != packed_group:
+                if p.tile:
+                    pack_tiles(x, packed, p, 0, block * p.positions, group, lines)
+                else:
+                    pack_source(x, packed, p, read_h, read_w, image, row, column, group)
+                packed_group = group
+            _run(panel, packed, offsets, p, units, first, last, sums)
+            first = last
+
+
+@kernel
+def _write_unit(dw, sums, p, units, corners, u):
+    """Write one unit's sums, which lie tile by tile, into the weight gradient."""
+    group, first, lanes, at, step = units[u, 0], units[u, 1], units[u, 2], units[u, 3], units[u, 4]
+    base = group * p.result_channels + first
+    if p.tile:
+        plane = (p.source_channels + step - 1) // step * p.tile_size
+        for channel in range(p.source_channels):
+            tile, j = divmod(channel, step)
+            for lane in range(lanes):
+                place = at + tile * p.tile_size + lane * step + j
+                to = ((base + lane) * p.source_channels + channel) * p.kernel
+                weight_from_tiles(dw, to, corners, 4 - p.tile, sums, place, plane)
+        return
+    streams = p.source_channels * p.kernel
+    for lane in range(lanes):
+        to, place = (base + lane) * streams, at + lane * step
+        for stream in range(0, streams, step):
+            for j in range(min(step, streams - stream)):
+                dw[to + stream + j] = sums[place + j]
+            place += p.tile_size
+
+
+@kernel
+def _add_chunks(partial, first, last):
+    """Add all rows of `partial` to the first, in their order, over a range of columns."""
+    total = partial[0, first:last]
+    for chunk in range(1, partial.shape[0]):
+        row = partial[chunk, first:last]
+        for i in range(total.size):
+            total[i] += row[i]
+
+
+@kernel
+def _worker(worker, workers, x, dy, partial, plan, tables, scratch):
+    """Run the worker's tasks, those of one chunk together, in its row of `scratch`."""
+    p = plan[0]
+    read_h, read_w = tables[p.read_h_begin : p.read_h_end], tables[p.read_w_begin : p.read_w_end]
+    taps = tables[p.taps_begin : p.taps_end]
+    units = tables[p.units_begin : p.units_end].reshape(-1, 6)
+    count = units.shape[0]
+    task, end = share(worker, workers, p.chunks * count)
+    while task < end:
+        chunk, unit = divmod(task, count)
+        last = min(count, unit + end - task)
+        _chunk(chunk, unit, last, x, dy, partial, p, read_h, read_w, taps, units, scratch[worker])
+        task += last - unit
+
+
+@kernel
+def _finish_unit(u, partial, dw, plan, tables):
+    """Add up the chunks of unit `u` in their order, and write it."""
+    p = plan[0]
+    units = tables[p.units_begin : p.units_end].reshape(-1, 6)
+    _add_chunks(partial, units[u, 3], units[u, 3] + units[u, 5])
+    _write_unit(dw, partial[0], p, units, tables[p.corners_begin : p.corners_end], u)
+
+
+def _launch(run, finish, x, dy, dw, plan, tables, partial, scratch, workers):
+    """Run all tasks, then finish all units, with the kernels at the addresses given."""
+    for worker in prange(workers):
+        call(run, worker, workers, x, dy, partial, plan, tables, scratch)
+    for u in prange((plan[0].units_end - plan[0].units_begin) // 6):
+        call(finish, u, partial, dw, plan, tables)
+
+
+_alone, _shared = kernel(_launch), kernel(_launch, parallel=True)
+
+
+@lru_cache(maxsize=2)
+def _addresses(dtype: np.dtype) -> tuple[Any, Any]:
+    """Return the addresses of `_worker` and `_finish_unit` for arrays of `dtype`."""
+    data, rows, integer = array(dtype), array(dtype, 2), types.int64
+    rest = array(PLAN), array(np.int64)
+    return (
+        address(_worker, integer, integer, data, data, rows, *rest, rows),
+        address(_finish_unit, integer, rows, data, *rest),
+    )
+
+
+def run_dot(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, plan: Plan) -> np.ndarray:
+    """Launch a weight gradient into `dw`."""
+    partial = empty((int(plan.numbers["chunks"][0]), plan.weight_size), x.dtype)
+    run = _alone if plan.workers == 1 else _shared
+    workers = count_workers(plan)
+    run(
+        *_addresses(x.dtype), flat(x), flat(dy), dw.ravel(), plan.numbers, plan.tables,
+        partial, empty((workers, plan.scratch_size), x.dtype), workers,
+    )  # fmt: skip
+    return dw

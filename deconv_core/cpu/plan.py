@@ -1,0 +1,238 @@
+"""What the kernels of a pass are told: its numbers and tables, found once for each geometry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numba import config
+
+from ..geometry import ConvGeometry, ceil_div
+from ..sweep import Sweep, adjoint_sweep, forward_sweep, plain_sweeps
+from .blocking import Pass, line_stride, packed_layout, plain_layout, tiles
+from .config import (
+    LANES_BYTES,
+    MACHINE,
+    MAX_CHUNKS,
+    MIN_BLOCKS,
+    PARTIAL_BYTES,
+    SHARED_MACS,
+    TILE_LANES_BYTES,
+    WORKER_MACS,
+)
+from .tiling import choose_tiles, products, tiled_layout
+
+_FIELDS = (
+    "groups source_channels result_channels source_h source_w result_h result_w "  # per group
+    "read_stride_h read_stride_w read_base_h read_base_w "
+    "write_stride_h write_stride_w write_base_h write_base_w "
+    "batch rows columns reach_h reach_w "  # positions of one image, halo
+    "images block_rows row_blocks block_columns column_blocks blocks chunks "
+    "pitch image_rows packed_rows phase_plane plane positions "  # packed source, in elements
+    "panel_pitch packed_size panel_size phase_rows "
+    "weight_size scratch_size "  # all units' weights (or sums), one worker's workspace
+    "kernel w_lane w_channel streams tile_size lanes_size unit_run "  # weights and their sums
+    "near_run panel_plane plain tile line_pitch lines_size"  # Winograd's tiles, their rows
+).split()
+_TABLES = "read_h read_w taps tap_kernel phase_at corners units".split()
+_FIELDS += [f"{table}_{end}" for table in _TABLES for end in ("begin", "end")]
+PLAN = np.dtype([(name, np.int64) for name in _FIELDS])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a pass's kernel needs besides the arrays.
+
+    Attributes
+    ----------
+    numbers : structured array of one `PLAN` record
+    tables : int64, the next seven, one after another, for the kernels: every array that they are
+        called with takes its time; NAME is from `numbers`' NAME_begin to its NAME_end
+    read_h, read_w : the phases of the source that are packed
+    taps : (n,), offset of each tap into the packed source, write phase by write phase
+    tap_kernel : (n,), position of each tap in the (kh * kw) kernel; by Winograd's tiles its
+        product, 16 * pair of phases + product
+    phase_at : (phases + 1,), where each write phase's taps begin
+    corners : (9 * pairs,), by Winograd's tiles the positions of each pair's 3x3 taps, -1 for none
+    units : (n, 6), of each unit the group, first lane, lanes, where its weights (or sums)
+        begin, the vectors (or streams) of its tile, and how many weights (or sums) it has
+    weight_size, scratch_size : elements of all units' weights, and of one worker's workspace
+    workers : how many threads are worth waking for the tasks, at most
+    """
+
+    numbers: np.ndarray
+    tables: np.ndarray
+    read_h: np.ndarray
+    read_w: np.ndarray
+    taps: np.ndarray
+    tap_kernel: np.ndarray
+    phase_at: np.ndarray
+    corners: np.ndarray
+    units: np.ndarray
+    weight_size: int
+    scratch_size: int
+    workers: int
+
+
+def _least_blocks(geometry: ConvGeometry) -> int:
+    """Return how many blocks a pass is cut into at least; one where threads would not pay."""
+    return MIN_BLOCKS if geometry.macs >= SHARED_MACS else 1
+
+
+def _flat(work: Pass) -> tuple[Sweep, Sweep] | None:
+    """Return the sweeps of a pass that needs no packing: 1x1, no strides, big enough pictures."""
+    flat = plain_sweeps(work.rows, work.columns)
+    if flat is None or (work.dot and flat[1].count % work.width):
+        return None
+    widest = work.width * max(vectors for _, _, vectors in tiles(work.result, MACHINE.spread))
+    return flat if work.dot or flat[1].count >= widest else None
+
+
+def _common(geometry: ConvGeometry, work: Pass) -> tuple[dict[str, int], tuple[Sweep, Sweep]]:
+    """Return the fields that every pass fills alike, and the sweeps that it makes."""
+    flat, tiled = _flat(work), choose_tiles(work)
+    if flat:
+        rows, columns = flat
+        layout = plain_layout(work._replace(rows=rows, columns=columns))
+    elif tiled:
+        rows, columns = tiled.rows, tiled.columns
+        layout = tiled_layout(work._replace(rows=rows, columns=columns), tiled)
+    else:
+        rows, columns = work.rows, work.columns
+        layout = packed_layout(work)
+    numbers = dict.fromkeys(_FIELDS, 0) | layout
+    numbers |= {
+        "groups": geometry.groups, "source_channels": work.source, "result_channels": work.result,
+        "batch": geometry.batch, "rows": rows.count, "columns": columns.count,
+        "reach_h": rows.reach, "reach_w": columns.reach,
+        "kernel": len(work.rows.taps) * len(work.columns.taps),
+    }  # fmt: skip
+    for name, axis in (("h", rows), ("w", columns)):
+        for field in ("read_stride", "read_base", "write_stride", "write_base"):
+            numbers[f"{field}_{name}"] = getattr(axis, field)
+        numbers[f"source_{name}"], numbers[f"result_{name}"] = axis.source, axis.result
+    return numbers, (rows, columns)
+
+
+def _taps(
+    rows: Sweep, columns: Sweep, layout: dict[str, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the taps' offsets and kernel positions by write phase, and where phases start."""
+    found: list[list[tuple[int, int]]] = [
+        [] for _ in range(rows.write_stride * columns.write_stride)
+    ]
+    for i, (write_h, read_h, offset_h) in enumerate(rows.taps):
+        for j, (write_w, read_w, offset_w) in enumerate(columns.taps):
+            phase = read_h * len(columns.read_phases) + read_w
+            offset = phase * layout["phase_plane"] + offset_h * layout["pitch"] + offset_w
+            write = write_h * columns.write_stride + write_w
+            found[write].append((offset, i * len(columns.taps) + j))
+    flat = [tap for taps in found for tap in taps]
+    starts = np.cumsum([0] + [len(taps) for taps in found])
+    offsets, kernel = np.array(flat, np.int64).reshape(-1, 2).T
+    return np.ascontiguousarray(offsets), np.ascontiguousarray(kernel), starts.astype(np.int64)
+
+
+def _joined(found: tuple[Any, ...], numbers: dict[str, int]) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return all tables in one array, and each by name; fill the fields that say where it is."""
+    tables = np.concatenate(found).astype(np.int64)
+    views, begin = {}, 0
+    for name, table in zip(_TABLES, found, strict=True):
+        end = begin + len(table)
+        numbers[f"{name}_begin"], numbers[f"{name}_end"] = begin, end
+        views[name], begin = tables[begin:end], end
+    views["units"] = views["units"].reshape(-1, 6)
+    return tables, views
+
+
+def _finish(
+    geometry: ConvGeometry,
+    work: Pass,
+    numbers: dict[str, int],
+    sweeps: tuple[Sweep, Sweep],
+    units: list[Any],
+    size: int,
+) -> Plan:
+    """Freeze the fields into a plan; `size` is that of all units' weights or sums."""
+    scratch = numbers["packed_size"] + numbers["panel_size"] + numbers["lines_size"]
+    numbers["weight_size"], numbers["scratch_size"] = size, scratch
+    rows, columns = sweeps
+    taps, kernel, starts = _taps(rows, columns, numbers)
+    corners = np.empty(0, np.int64)
+    if numbers["tile"]:
+        product, corners = products((work.rows, work.columns), sweeps)
+        kernel = product[kernel]
+    found = rows.read_phases, columns.read_phases, taps, kernel, starts, corners, np.ravel(units)
+    tables, views = _joined(found, numbers)
+    record = np.zeros(1, PLAN)
+    if config.DISABLE_JIT:  # plain Python reads fields as attributes of record arrays only
+        record = record.view(np.recarray)
+    for name, value in numbers.items():
+        record[name] = value
+    tasks = (numbers["chunks"] or numbers["blocks"]) * len(units)
+    workers = max(1, min(tasks, max(work.blocks, geometry.macs // WORKER_MACS)))
+    return Plan(record, tables, **views, weight_size=size, scratch_size=scratch, workers=workers)
+
+
+@lru_cache(maxsize=512)
+def spread_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Plan:
+    """Plan a convolution's forward pass or, with `adjoint`, its input gradient."""
+    sweep = adjoint_sweep if adjoint else forward_sweep
+    sweeps = sweep(geometry.rows), sweep(geometry.cols)
+    channels = geometry.in_channels // geometry.groups, geometry.out_channels // geometry.groups
+    source, result = channels[::-1] if adjoint else channels
+    work = Pass(geometry.batch, *sweeps, source, result, itemsize, False, _least_blocks(geometry))
+    numbers, sweeps = _common(geometry, work)
+    taps = len(sweeps[0].taps) * len(sweeps[1].taps)
+    kernel = geometry.rows.kernel * geometry.cols.kernel
+    inner = geometry.weight_shape[1] * kernel
+    numbers["w_lane"], numbers["w_channel"] = (kernel, inner) if adjoint else (inner, kernel)
+    units, at = [], 0
+    for group in range(geometry.groups):
+        for first, lanes, vectors in tiles(result, MACHINE.spread):
+            size = lanes * source * taps
+            units.append((group, first, lanes, at, vectors, size))
+            at += size
+    numbers["panel_pitch"] = line_stride(numbers["positions"] + work.widest, itemsize)
+    most = min(MACHINE.spread[0][0], result)
+    phases = numbers["phase_rows"] * sweeps[1].write_stride
+    numbers["panel_size"] = 0 if numbers["plain"] else numbers["panel_pitch"] * most * phases
+    return _finish(geometry, work, numbers, sweeps, units, line_stride(at, itemsize))
+
+
+@lru_cache(maxsize=512)
+def dot_plan(geometry: ConvGeometry, itemsize: int) -> Plan:
+    """Plan a weight gradient: its source is the convolution's input, its lanes the output's."""
+    sweeps = forward_sweep(geometry.rows), forward_sweep(geometry.cols)
+    source, result = (
+        geometry.in_channels // geometry.groups,
+        geometry.out_channels // geometry.groups,
+    )
+    work = Pass(geometry.batch, *sweeps, source, result, itemsize, True, _least_blocks(geometry))
+    numbers, sweeps = _common(geometry, work)
+    width = work.width
+    planes, streams = 1, source * numbers["kernel"]
+    if numbers["tile"]:
+        planes, streams = 16, source
+    tile = max(ceil_div(lanes * across, width) * width for lanes, across in MACHINE.dot)
+    units, at = [], 0
+    for group in range(geometry.groups):
+        for first, lanes, across in tiles(result, MACHINE.dot):
+            size = ceil_div(streams, across) * tile * planes
+            units.append((group, first, lanes, at, across, size))
+            at += size
+    numbers["streams"], numbers["tile_size"] = max(across for _, across in MACHINE.dot), tile
+    room = numbers["positions"] + (width if numbers["tile"] else 0)
+    numbers["panel_pitch"] = line_stride(ceil_div(room, width) * width, itemsize)
+    numbers["lanes_size"] = numbers["panel_pitch"] * MACHINE.dot[0][0]
+    most = max(1, result // MACHINE.dot[0][0])
+    near = LANES_BYTES // (numbers["lanes_size"] * itemsize)
+    run = TILE_LANES_BYTES // (numbers["lanes_size"] * planes * itemsize) if planes > 1 else near
+    numbers["near_run"], numbers["unit_run"] = max(1, min(near, most)), max(1, min(run, most))
+    numbers["panel_plane"] = line_stride(numbers["lanes_size"] * numbers["unit_run"], itemsize)
+    numbers["panel_size"] = 0 if numbers["plain"] else numbers["panel_plane"] * planes
+    most = max(1, min(MAX_CHUNKS, PARTIAL_BYTES // (at * itemsize)))
+    numbers["chunks"] = min(most, numbers["blocks"])
+    return _finish(geometry, work, numbers, sweeps, units, at)

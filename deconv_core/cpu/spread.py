@@ -1,0 +1,174 @@
+"""The forward pass and the input gradient, which is a transposed convolution's forward.
+
+Both are dense passes over phases (sweep.py). The tasks of one block pack its source (pack.py,
+winograd.py), run register tiles over it (tile.py), and unpack the panel of their results.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numba import prange, types
+
+from ..memory import empty
+from .arrays import flat
+from .config import MACHINE
+from .jit import kernel
+from .launch import address, array, call
+from .pack import pack_source, pack_weights, unpack
+from .plan import PLAN, Plan
+from .tasks import block_at, count_workers, share
+from .tile import spread
+from .winograd import pack_tile_weights, pack_tiles, unpack_tiles
+
+_VECTOR_BYTES = MACHINE.vector_bytes
+
+
+@kernel
+def _plain(x, weights, bias, y, p, taps, image, column, group, first, lanes, at, step):
+    """Run one unit over a block of a 1x1 convolution, from `x` straight into `y`.
+
+    The last tile overlaps the one before it, so that whole vectors stay inside the block.
+    """
+    end = min(p.columns, column + p.block_columns)
+    channel = group * p.result_channels + first
+    for i in range(min(p.images, p.batch - image)):
+        source = ((image + i) * p.groups + group) * p.source_channels * p.columns
+        target = ((image + i) * p.groups * p.result_channels + channel) * p.columns
+        for start in range(column, end, step):
+            q = min(start, end - step)
+            spread(
+                lanes, weights, at, x, source + q, p.columns, p.source_channels, taps, 0, 1,
+                bias, channel, y, target + q, p.columns,
+            )  # fmt: skip
+
+
+@kernel(_nrt=True)  # it allocates
+def _block(
+    block, first, last, x, weights, bias, y, p, read_h, read_w, taps, phase_at, units, scratch
+):
+    """Run one block's units from `first` to `last`."""
+    image, row, column = block_at(block, p)
+    packed, panel = scratch[: p.packed_size], scratch[p.packed_size :]
+    lines = panel[p.panel_size :]
+    width = _VECTOR_BYTES // x.itemsize
+    none = np.zeros(units[0, 2], x.dtype)
+    packed_group = -1
+    for u in range(first, last):
+        group, lane, lanes, at = units[u, 0], units[u, 1], units[u, 2], units[u, 3]
+        step = units[u, 4] * width
+        if p.plain:
+            _plain(x, weights, bias, y, p, taps, image, column, group, lane, lanes, at, step)
+            continue
+        phase_pitch = lanes * p.panel_pitch
+        if group != packed_group:
+            if p.tile:
+                across = read_w.size // 4
+                for phase_h in range(read_h.size // 4):
+                    start = packed[16 * phase_h * across * p.phase_plane :]
+                    pack_tiles(x, start, p, phase_h, block * p.positions, group, lines)
+            else:
+                pack_source(x, packed, p, read_h, read_w, image, row, column, group)
+            packed_group = group
+        for top in range(0, p.write_stride_h, p.phase_rows):  # write phases, some rows at a time
+            bottom = min(p.write_stride_h, top + p.phase_rows)
+            begin, end = top * p.write_stride_w, bottom * p.write_stride_w
+            for q in range(0, p.positions, step):
+                for phase in range(begin, end):
+                    spread(
+                        lanes, weights, at + lanes * p.source_channels * phase_at[phase],
+                        packed, q, p.plane, p.source_channels,
+                        taps, phase_at[phase], phase_at[phase + 1], none, 0,
+                        panel, (phase - begin) * phase_pitch + q, p.panel_pitch,
+                    )  # fmt: skip
+            if p.tile:
+                unpack_tiles(
+                    panel, phase_pitch, y, p, block * p.positions,
+                    group * p.result_channels + lane, lanes, top // 4, bias, lines,
+                )  # fmt: skip
+                continue
+            for phase_h in range(top, bottom):
+                unpack(
+                    panel[(phase_h * p.write_stride_w - begin) * phase_pitch :], phase_pitch,
+                    y, p, image, row, column, group * p.result_channels + lane, lanes,
+                    phase_h, bias,
+                )  # fmt: skip
+
+
+@kernel
+def _pack_unit(u, w, weights, plan, tables):
+    """Pack the weights of unit `u`."""
+    p = plan[0]
+    tap_kernel = tables[p.tap_kernel_begin : p.tap_kernel_end]
+    phase_at = tables[p.phase_at_begin : p.phase_at_end]
+    unit = tables[p.units_begin + 6 * u : p.units_begin + 6 * u + 6]
+    if p.tile:
+        corners = tables[p.corners_begin : p.corners_end]
+        pack_tile_weights(
+            w, weights, p, tap_kernel, phase_at, corners, unit[0], unit[1], unit[2], unit[3]
+        )
+    else:
+        pack_weights(w, weights, p, tap_kernel, phase_at, unit[0], unit[1], unit[2], unit[3])
+
+
+@kernel
+def _worker(worker, workers, x, work, bias, y, plan, tables):
+    """Run the worker's tasks, those of one block together.
+
+    `work` holds the weights and each worker's scratch memory.
+    """
+    p = plan[0]
+    read_h, read_w = tables[p.read_h_begin : p.read_h_end], tables[p.read_w_begin : p.read_w_end]
+    taps = tables[p.taps_begin : p.taps_end]
+    phase_at = tables[p.phase_at_begin : p.phase_at_end]
+    units = tables[p.units_begin : p.units_end].reshape(-1, 6)
+    first = p.weight_size + worker * p.scratch_size
+    scratch = work[first : first + p.scratch_size]
+    count = units.shape[0]
+    task, end = share(worker, workers, p.blocks * count)
+    while task < end:
+        block, unit = divmod(task, count)
+        last = min(count, unit + end - task)
+        _block(
+            block, unit, last, x, work, bias, y, p, read_h, read_w, taps, phase_at, units, scratch
+        )
+        task += last - unit
+
+
+def _launch(pack, run, x, w, bias, y, plan, tables, work, workers):
+    """Pack the weights, then run all tasks, with the kernels at the addresses `pack` and `run`."""
+    for u in prange((plan[0].units_end - plan[0].units_begin) // 6):
+        call(pack, u, w, work, plan, tables)
+    for worker in prange(workers):
+        call(run, worker, workers, x, work, bias, y, plan, tables)
+
+
+_alone, _shared = kernel(_launch), kernel(_launch, parallel=True)
+
+
+@lru_cache(maxsize=2)
+def _addresses(dtype: np.dtype) -> tuple[Any, Any]:
+    """Return the addresses of `_pack_unit` and `_worker` for arrays of `dtype`."""
+    data, integer, rest = array(dtype), types.int64, (array(PLAN), array(np.int64))
+    return (
+        address(_pack_unit, integer, data, data, *rest),
+        address(_worker, integer, integer, *[data] * 4, *rest),
+    )
+
+
+def run_spread(
+    x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, plan: Plan
+) -> np.ndarray:
+    """Launch a forward pass or an input gradient into `y`."""
+    if y.size:
+        workers = count_workers(plan)
+        run = _alone if plan.workers == 1 else _shared
+        run(
+            *_addresses(x.dtype), flat(x), flat(w),
+            np.zeros(y.shape[1], x.dtype) if bias is None else flat(bias), y.ravel(),
+            plan.numbers, plan.tables,
+            empty((plan.weight_size + workers * plan.scratch_size,), x.dtype), workers,
+        )  # fmt: skip
+    return y

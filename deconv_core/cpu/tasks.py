@@ -1,0 +1,32 @@
+"""How the tasks of a pass are shared out: which block a task is of, and which tasks a worker has.
+
+A task is one unit of one block (blocking.py). Each worker takes a run of them, and every element of
+the result has one writer, so the bits do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import numba
+
+from .jit import kernel
+from .plan import Plan
+
+
+@kernel
+def block_at(block, p):
+    """Return the first image, row and column of a block."""
+    rest, column = divmod(block, p.column_blocks)
+    image, row = divmod(rest, p.row_blocks)
+    return image * p.images, row * p.block_rows, column * p.block_columns
+
+
+@kernel
+def share(worker, workers, tasks):
+    """Return where a worker's tasks begin and end; odd ones go to the first, who wake first."""
+    before = workers - 1
+    return (worker * tasks + before) // workers, ((worker + 1) * tasks + before) // workers
+
+
+def count_workers(plan: Plan) -> int:
+    """Return how many threads share a pass: its smallest stay on the calling one."""
+    return 1 if plan.workers == 1 else min(numba.get_num_threads(), plan.workers)
