@@ -94,6 +94,9 @@ def _dot_address(dtype: np.dtype) -> Any:
 def linear_forward(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
     """Return ``x @ w.T + bias``."""
     (batch, features), out = x.shape, w.shape[0]
+    if batch == 1 < out:  # the outputs are the streams: beside one image's they would be repeats
+        y = linear_forward(w, x, None).reshape(1, out)
+        return y if bias is None else np.add(y, bias, out=y)
     y = empty((batch, out), x.dtype)
     if not y.size or not features:
         y[:] = 0 if bias is None else bias

@@ -17,6 +17,7 @@ from .config import (
     MACHINE,
     MAX_CHUNKS,
     MIN_BLOCKS,
+    MIN_TASKS,
     PARTIAL_BYTES,
     SHARED_MACS,
     TILE_LANES_BYTES,
@@ -76,9 +77,17 @@ class Plan:
     workers: int
 
 
-def _least_blocks(geometry: ConvGeometry) -> int:
-    """Return how many blocks a pass is cut into at least; one where threads would not pay."""
-    return MIN_BLOCKS if geometry.macs >= SHARED_MACS else 1
+def _least_blocks(geometry: ConvGeometry, units: int) -> int:
+    """Return how many blocks a pass is cut into at least; one where threads would not pay.
+
+    Its units make tasks too: where there are many of them, blocks need not be so small.
+    """
+    if geometry.macs < SHARED_MACS:
+        return 1
+    blocks = MIN_BLOCKS
+    while blocks > 2 and blocks // 2 * units >= MIN_TASKS:
+        blocks //= 2
+    return blocks
 
 
 def _flat(work: Pass) -> tuple[Sweep, Sweep] | None:
@@ -172,7 +181,8 @@ def _finish(
     for name, value in numbers.items():
         record[name] = value
     tasks = (numbers["chunks"] or numbers["blocks"]) * len(units)
-    workers = max(1, min(tasks, max(work.blocks, geometry.macs // WORKER_MACS)))
+    least = MIN_BLOCKS if geometry.macs >= SHARED_MACS else 1
+    workers = max(1, min(tasks, max(least, geometry.macs // WORKER_MACS)))
     return Plan(record, tables, **views, weight_size=size, scratch_size=scratch, workers=workers)
 
 
@@ -183,7 +193,8 @@ def spread_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Plan:
     sweeps = sweep(geometry.rows), sweep(geometry.cols)
     channels = geometry.in_channels // geometry.groups, geometry.out_channels // geometry.groups
     source, result = channels[::-1] if adjoint else channels
-    work = Pass(geometry.batch, *sweeps, source, result, itemsize, False, _least_blocks(geometry))
+    blocks = _least_blocks(geometry, geometry.groups * len(tiles(result, MACHINE.spread)))
+    work = Pass(geometry.batch, *sweeps, source, result, itemsize, False, blocks)
     numbers, sweeps = _common(geometry, work)
     taps = len(sweeps[0].taps) * len(sweeps[1].taps)
     kernel = geometry.rows.kernel * geometry.cols.kernel
@@ -210,7 +221,8 @@ def dot_plan(geometry: ConvGeometry, itemsize: int) -> Plan:
         geometry.in_channels // geometry.groups,
         geometry.out_channels // geometry.groups,
     )
-    work = Pass(geometry.batch, *sweeps, source, result, itemsize, True, _least_blocks(geometry))
+    blocks = _least_blocks(geometry, geometry.groups * len(tiles(result, MACHINE.dot)))
+    work = Pass(geometry.batch, *sweeps, source, result, itemsize, True, blocks)
     numbers, sweeps = _common(geometry, work)
     width = work.width
     planes, streams = 1, source * numbers["kernel"]
