@@ -8,27 +8,70 @@ the elements that belong to the block.
 
 from __future__ import annotations
 
+import numpy as np
+
+from .config import MACHINE
 from .jit import kernel
 from .rows import WAYS, copy, deal_rows, split, weave_rows, window
+from .transpose import transpose
+
+_VECTOR_BYTES = MACHINE.vector_bytes
+_RUN = 128  # weights of a lane that are packed together, about
+
+
+@kernel(_nrt=True)  # it allocates
+def _weight_places(p, tap_kernel, phase_at, lanes, together):
+    """Return where the weights of a lane's first channels go: place, pitch of channels, the end."""
+    kernel, channels = p.kernel, p.source_channels
+    places = np.empty(3 * kernel * together, np.int64)
+    for phase in range(phase_at.size - 1):
+        begin, end = phase_at[phase], phase_at[phase + 1]
+        for tap in range(begin, end):
+            at, pitch = (channels * begin + tap - begin) * lanes, (end - begin) * lanes
+            for channel in range(together):
+                k = 3 * (tap_kernel[tap] + channel * kernel)
+                places[k], places[k + 1] = at + channel * pitch, pitch
+                places[k + 2] = channels * end * lanes
+    return places
+
+
+@kernel
+def _pack_few(w, packed, at, places, base, p, lanes):
+    """Pack one unit's weights, those of one channel after the other, for kernels of a few taps."""
+    for channel in range(p.source_channels):
+        for tap in range(p.kernel):
+            source = w[base + channel * p.w_channel + tap :]
+            start = at + places[3 * tap] + channel * places[3 * tap + 1]
+            target = packed[start : start + lanes]
+            fours = lanes // 4 * 4
+            for lane in range(0, fours, 4):  # four by four: the loop itself would cost as much
+                for i in range(4):
+                    target[lane + i] = source[(lane + i) * p.w_lane]
+            for lane in range(fours, lanes):
+                target[lane] = source[lane * p.w_lane]
 
 
 @kernel
 def pack_weights(w, packed, p, tap_kernel, phase_at, group, first, lanes, at):
-    """Pack one unit's weights as (write phase, channel, tap, lane)."""
-    channels = p.source_channels
-    base = group * p.result_channels * channels * p.kernel + first * p.w_lane
-    fours = lanes // 4 * 4
-    for phase in range(phase_at.size - 1):
-        for channel in range(channels):
-            for tap in range(phase_at[phase], phase_at[phase + 1]):
-                source = w[base + channel * p.w_channel + tap_kernel[tap] :]
-                target = packed[at : at + lanes]
-                for lane in range(0, fours, 4):  # four by four: the loop itself would cost as much
-                    for i in range(4):
-                        target[lane + i] = source[(lane + i) * p.w_lane]
-                for lane in range(fours, lanes):
-                    target[lane] = source[lane * p.w_lane]
-                at += lanes
+    """Pack one unit's weights as (write phase, channel, tap, lane).
+
+    A lane's taps lie side by side in `w`; where its channels do too, some are taken together.
+    """
+    channels, kernel, width = p.source_channels, p.kernel, _VECTOR_BYTES // w.itemsize
+    together = max(1, min(channels, _RUN // kernel)) if p.w_channel == kernel else 1
+    places = _weight_places(p, tap_kernel, phase_at, lanes, together)
+    base = group * p.result_channels * channels * kernel + first * p.w_lane
+    if together * kernel < width // 2:
+        _pack_few(w, packed, at, places, base, p, lanes)
+        return
+    for channel in range(0, channels, together):
+        count = min(together, channels - channel) * kernel
+        for lane in range(0, lanes, width):
+            transpose(
+                packed, at + lane, places, channel, w,
+                base + channel * p.w_channel + lane * p.w_lane, p.w_lane,
+                min(width, lanes - lane), count, 1 if lanes <= width else 0,
+            )  # fmt: skip
 
 
 @kernel

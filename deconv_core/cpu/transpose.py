@@ -1,0 +1,95 @@
+"""Transposing weights: what lies far apart becomes neighbours, a square of vectors at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import config, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .config import MACHINE
+from .emit import INDEX, Emitter
+
+
+def _square(emit: Emitter, rows: list[Any]) -> list[Any]:
+    """Return the columns of a square of `rows`: halves of it are exchanged, then halves of those.
+
+    (K. S. Eklundh, A fast computer method for matrix transposing, 1972.)
+    """
+    width, distance = emit.width, 1
+    while distance < width:
+        low = [j if not j & distance else width + j - distance for j in range(width)]
+        high = [j + distance if not j & distance else width + j for j in range(width)]
+        exchanged = list(rows)
+        for i in range(width):
+            if not i & distance:
+                pair = rows[i], rows[i + distance]
+                exchanged[i] = emit.shuffle(*pair, low)
+                exchanged[i + distance] = emit.shuffle(*pair, high)
+        rows, distance = exchanged, 2 * distance
+    return rows
+
+
+@intrinsic
+def transpose(
+    typing: Any, y: Any, y_at: Any, places: Any, step: Any, x: Any, x_at: Any, x_pitch: Any,
+    lanes: Any, count: Any, spill: Any,
+) -> tuple[Any, Callable[..., Any]]:  # fmt: skip
+    """``y[y_at + place[k] + lane] = x[x_at + lane * x_pitch + k]`` for k < count.
+
+    `lanes` are at most a vector of them. Three elements of `places` are for each k: the place is
+    the first one plus `step` times the second. With `spill` 1, not 0, a whole vector is written
+    wherever it ends before the third.
+    """
+    signature = types.void(y, y_at, places, step, x, x_at, x_pitch, lanes, count, spill)
+
+    def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
+        y_, y_at_, places_, step_, x_, x_at_, x_pitch_, lanes_, count_, spill_ = values
+        emit = Emitter(context, builder, x.dtype)
+        source, target = emit.pointer(x, x_, x_at_), emit.pointer(y, y_, y_at_)
+        table, zero = emit.pointer(places, places_, 0), ir.Constant(INDEX, 0)
+        width, last = ir.Constant(INDEX, emit.width), builder.sub(lanes_, ir.Constant(INDEX, 1))
+        full, lines = builder.icmp_signed("==", lanes_, width), []
+        for i in range(emit.width):
+            lane = ir.Constant(INDEX, i)
+            lane = builder.select(builder.icmp_signed("<", lane, last), lane, last)
+            lines.append(emit.step(source, builder.mul(lane, x_pitch_)))
+        with cgutils.for_range_slice(builder, zero, count_, width, inc=True) as (first, _):
+            square = [emit.load_before(emit.step(line, first), first, count_) for line in lines]
+            for i, column in enumerate(_square(emit, square)):
+                k = builder.add(first, ir.Constant(INDEX, i))
+                with builder.if_then(builder.icmp_signed("<", k, count_)):
+                    entry = emit.step(table, emit.times(k, 3))
+                    start, pitch, end = (builder.load(emit.step(entry, j)) for j in range(3))
+                    place = builder.add(start, builder.mul(step_, pitch))
+                    room = builder.mul(builder.sub(end, place), spill_)
+                    room = builder.select(full, width, room)
+                    whole = builder.icmp_signed(">=", room, width)
+                    with builder.if_else(whole) as (all_of_it, some):
+                        with all_of_it:
+                            emit.store(column, emit.step(target, place))
+                        with some:
+                            emit.store_before(column, emit.step(target, place), zero, lanes_)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _transpose(
+    y: np.ndarray, y_at: int, places: np.ndarray, step: int, x: np.ndarray, x_at: int, x_pitch: int,
+    lanes: int, count: int, spill: int,
+) -> None:  # fmt: skip
+    """Compute `transpose` in plain Python."""
+    assert lanes <= MACHINE.vector_bytes // x.itemsize
+    for k in range(count):
+        place = y_at + places[3 * k] + step * places[3 * k + 1]
+        for lane in range(lanes):
+            y[place + lane] = x[x_at + lane * x_pitch + k]
+
+
+if config.DISABLE_JIT:
+    transpose = _transpose
