@@ -17,9 +17,26 @@ from .depthwise import (
     is_depthwise,
 )
 from .dot import run_dot
+from .gemm import run_gemm
+from .gemmplan import gemm_plan
 from .plan import dot_plan, spread_plan
 from .spread import run_spread
 from .whole import is_whole, whole_forward, whole_input_grad, whole_weight_grad
+
+
+def _dense(
+    x: np.ndarray,
+    w: np.ndarray,
+    bias: np.ndarray | None,
+    y: np.ndarray,
+    geometry: ConvGeometry,
+    adjoint: bool,
+) -> np.ndarray:
+    """Run a forward pass or, with `adjoint`, an input gradient into `y`, by the cheapest plan."""
+    gemm = gemm_plan(geometry, adjoint, x.itemsize)
+    if gemm is not None:
+        return run_gemm(x, w, bias, y, gemm)
+    return run_spread(x, w, bias, y, spread_plan(geometry, adjoint, x.itemsize))
 
 
 def conv_forward(
@@ -30,8 +47,7 @@ def conv_forward(
         return depthwise_forward(x, w, bias, geometry)
     if is_whole(geometry):
         return whole_forward(x, w, bias, geometry)
-    plan = spread_plan(geometry, False, x.itemsize)
-    return run_spread(x, w, bias, empty(geometry.output_shape, x.dtype), plan)
+    return _dense(x, w, bias, empty(geometry.output_shape, x.dtype), geometry, False)
 
 
 def conv_input_grad(
@@ -42,8 +58,7 @@ def conv_input_grad(
         return depthwise_input_grad(dy, w, bias, geometry)
     if is_whole(geometry):
         return whole_input_grad(dy, w, bias, geometry)
-    plan = spread_plan(geometry, True, dy.itemsize)
-    return run_spread(dy, w, bias, empty(geometry.input_shape, dy.dtype), plan)
+    return _dense(dy, w, bias, empty(geometry.input_shape, dy.dtype), geometry, True)
 
 
 def conv_weight_grad(x: np.ndarray, dy: np.ndarray, geometry: ConvGeometry) -> np.ndarray:

@@ -19,26 +19,35 @@ _VECTOR_BYTES = MACHINE.vector_bytes
 _RUN = 128  # weights of a lane that are packed together, about
 
 
+@kernel
+def channels_together(p):
+    """Return how many channels are packed together: those of a lane, where they lie side by side."""
+    return max(1, min(p.source_channels, _RUN // p.kernel)) if p.w_channel == p.kernel else 1
+
+
 @kernel(_nrt=True)  # it allocates
-def _weight_places(p, tap_kernel, phase_at, lanes, together):
-    """Return where the weights of a lane's first channels go: place, pitch of channels, the end."""
-    kernel, channels = p.kernel, p.source_channels
+def weight_places(p, tap_kernel, phase_at, channels, pitch):
+    """Return where the weights of a lane's first channels go: place, step of channels, the end.
+
+    They are packed as (write phase, channel, tap, lane), with `pitch` elements for a tap's lanes.
+    """
+    kernel, together = p.kernel, channels_together(p)
     places = np.empty(3 * kernel * together, np.int64)
     for phase in range(phase_at.size - 1):
         begin, end = phase_at[phase], phase_at[phase + 1]
         for tap in range(begin, end):
-            at, pitch = (channels * begin + tap - begin) * lanes, (end - begin) * lanes
+            at, step = (channels * begin + tap - begin) * pitch, (end - begin) * pitch
             for channel in range(together):
                 k = 3 * (tap_kernel[tap] + channel * kernel)
-                places[k], places[k + 1] = at + channel * pitch, pitch
-                places[k + 2] = channels * end * lanes
+                places[k], places[k + 1] = at + channel * step, step
+                places[k + 2] = channels * end * pitch
     return places
 
 
 @kernel
-def _pack_few(w, packed, at, places, base, p, lanes):
-    """Pack one unit's weights, those of one channel after the other, for kernels of a few taps."""
-    for channel in range(p.source_channels):
+def _pack_few(w, base, packed, at, places, p, channels, lanes):
+    """Pack the weights of one channel after the other, for kernels of a few taps."""
+    for channel in range(channels):
         for tap in range(p.kernel):
             source = w[base + channel * p.w_channel + tap :]
             start = at + places[3 * tap] + channel * places[3 * tap + 1]
@@ -52,25 +61,24 @@ def _pack_few(w, packed, at, places, base, p, lanes):
 
 
 @kernel
-def pack_weights(w, packed, p, tap_kernel, phase_at, group, first, lanes, at):
-    """Pack one unit's weights as (write phase, channel, tap, lane).
+def pack_weights(w, packed, at, places, p, group, channel, channels, first, lanes):
+    """Pack the weights of some source channels, from `channel` on, for the lanes from `first` on.
 
-    A lane's taps lie side by side in `w`; where its channels do too, some are taken together.
+    `places` are those of `weight_places` for so many channels.
     """
-    channels, kernel, width = p.source_channels, p.kernel, _VECTOR_BYTES // w.itemsize
-    together = max(1, min(channels, _RUN // kernel)) if p.w_channel == kernel else 1
-    places = _weight_places(p, tap_kernel, phase_at, lanes, together)
-    base = group * p.result_channels * channels * kernel + first * p.w_lane
+    kernel, width, together = p.kernel, _VECTOR_BYTES // w.itemsize, channels_together(p)
+    base = group * p.result_channels * p.source_channels * kernel
+    base += channel * p.w_channel + first * p.w_lane
     if together * kernel < width // 2:
-        _pack_few(w, packed, at, places, base, p, lanes)
+        _pack_few(w, base, packed, at, places, p, channels, lanes)
         return
-    for channel in range(0, channels, together):
-        count = min(together, channels - channel) * kernel
+    spill = 1 if lanes <= width else 0
+    for c in range(0, channels, together):
+        count = min(together, channels - c) * kernel
         for lane in range(0, lanes, width):
             transpose(
-                packed, at + lane, places, channel, w,
-                base + channel * p.w_channel + lane * p.w_lane, p.w_lane,
-                min(width, lanes - lane), count, 1 if lanes <= width else 0,
+                packed, at + lane, places, c, w, base + c * p.w_channel + lane * p.w_lane,
+                p.w_lane, min(width, lanes - lane), count, spill,
             )  # fmt: skip
 
 

@@ -35,7 +35,8 @@ _FIELDS = (
     "panel_pitch packed_size panel_size phase_rows "
     "weight_size scratch_size "  # all units' weights (or sums), one worker's workspace
     "kernel w_lane w_channel streams tile_size lanes_size unit_run "  # weights and their sums
-    "near_run panel_plane plain tile line_pitch lines_size"  # Winograd's tiles, their rows
+    "near_run panel_plane plain tile line_pitch lines_size "  # Winograd's tiles, their rows
+    "chunk tiles region columns_size"  # products of matrices: channels packed together, positions
 ).split()
 _TABLES = "read_h read_w taps tap_kernel phase_at corners units".split()
 _FIELDS += [f"{table}_{end}" for table in _TABLES for end in ("begin", "end")]
@@ -61,6 +62,7 @@ class Plan:
         begin, the vectors (or streams) of its tile, and how many weights (or sums) it has
     weight_size, scratch_size : elements of all units' weights, and of one worker's workspace
     workers : how many threads are worth waking for the tasks, at most
+    itemsize : bytes of an element
     """
 
     numbers: np.ndarray
@@ -75,6 +77,7 @@ class Plan:
     weight_size: int
     scratch_size: int
     workers: int
+    itemsize: int
 
 
 def _least_blocks(geometry: ConvGeometry, units: int) -> int:
@@ -183,7 +186,10 @@ def _finish(
     tasks = (numbers["chunks"] or numbers["blocks"]) * len(units)
     least = MIN_BLOCKS if geometry.macs >= SHARED_MACS else 1
     workers = max(1, min(tasks, max(least, geometry.macs // WORKER_MACS)))
-    return Plan(record, tables, **views, weight_size=size, scratch_size=scratch, workers=workers)
+    return Plan(
+        record, tables, **views, weight_size=size, scratch_size=scratch, workers=workers,
+        itemsize=work.itemsize,
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=512)

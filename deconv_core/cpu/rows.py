@@ -15,6 +15,7 @@ from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .config import MACHINE
 from .emit import INDEX, Emitter
 from .jit import kernel
 
@@ -52,6 +53,20 @@ def copy(typing: Any, y: Any, y_at: Any, x: Any, x_at: Any, count: Any, bias: An
                 emit.store(emit.add(emit.load(read), offset), write)
 
         vectors(emit, count_, body)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def move(typing: Any, y: Any, y_at: Any, x: Any, x_at: Any) -> Any:
+    """``y[y_at + i] = x[x_at + i]`` for the elements i of one vector."""
+    signature = types.void(y, y_at, x, x_at)
+
+    def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
+        y_, y_at_, x_, x_at_ = values
+        emit = Emitter(context, builder, x.dtype)
+        emit.store(emit.load(emit.pointer(x, x_, x_at_)), emit.pointer(y, y_, y_at_))
         return context.get_dummy_value()
 
     return signature, generate
@@ -210,6 +225,12 @@ def _copy(y: np.ndarray, y_at: int, x: np.ndarray, x_at: int, count: int, bias: 
     y[y_at : y_at + count] = x[x_at : x_at + count] + bias
 
 
+def _move(y: np.ndarray, y_at: int, x: np.ndarray, x_at: int) -> None:
+    """Compute `move` in plain Python."""
+    width = MACHINE.vector_bytes // x.itemsize
+    y[y_at : y_at + width] = x[x_at : x_at + width]
+
+
 def _split(y: np.ndarray, y_at: int, x: np.ndarray, x_at: int, count: int) -> None:
     """Compute `split` in plain Python."""
     y[y_at : y_at + count] = x[x_at : x_at + 2 * count - 1 : 2]
@@ -254,7 +275,7 @@ def _weave_python(
 
 
 if config.DISABLE_JIT:
-    copy, split, window, prefetch = _copy, _split, _window, _prefetch
+    copy, move, split, window, prefetch = _copy, _move, _split, _window, _prefetch
     _deal, _weave = _deal_python, _weave_python
 
 

@@ -17,7 +17,7 @@ from .arrays import flat
 from .config import MACHINE
 from .jit import kernel
 from .launch import address, array, call
-from .pack import pack_source, pack_weights, unpack
+from .pack import pack_source, pack_weights, unpack, weight_places
 from .plan import PLAN, Plan
 from .tasks import block_at, count_workers, share
 from .tile import spread
@@ -41,7 +41,7 @@ def _plain(x, weights, bias, y, p, taps, image, column, group, first, lanes, at,
             q = min(start, end - step)
             spread(
                 lanes, weights, at, x, source + q, p.columns, p.source_channels, taps, 0, 1,
-                bias, channel, y, target + q, p.columns,
+                bias, channel, y, target + q, p.columns, 1,
             )  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def _block(
                         lanes, weights, at + lanes * p.source_channels * phase_at[phase],
                         packed, q, p.plane, p.source_channels,
                         taps, phase_at[phase], phase_at[phase + 1], none, 0,
-                        panel, (phase - begin) * phase_pitch + q, p.panel_pitch,
+                        panel, (phase - begin) * phase_pitch + q, p.panel_pitch, 1,
                     )  # fmt: skip
             if p.tile:
                 unpack_tiles(
@@ -97,7 +97,7 @@ def _block(
                 )  # fmt: skip
 
 
-@kernel
+@kernel(_nrt=True)  # it allocates
 def _pack_unit(u, w, weights, plan, tables):
     """Pack the weights of unit `u`."""
     p = plan[0]
@@ -110,7 +110,9 @@ def _pack_unit(u, w, weights, plan, tables):
             w, weights, p, tap_kernel, phase_at, corners, unit[0], unit[1], unit[2], unit[3]
         )
     else:
-        pack_weights(w, weights, p, tap_kernel, phase_at, unit[0], unit[1], unit[2], unit[3])
+        channels, lanes = p.source_channels, unit[2]
+        places = weight_places(p, tap_kernel, phase_at, channels, lanes)
+        pack_weights(w, weights, unit[3], places, p, unit[0], 0, channels, unit[1], lanes)
 
 
 @kernel

@@ -30,18 +30,18 @@ from .jit import kernel
 def _spread(
     typing: Any, lanes: Any, vectors: Any, w: Any, w_at: Any, x: Any, x_at: Any, plane: Any,
     channels: Any, taps: Any, tap_at: Any, tap_end: Any, bias: Any, bias_at: Any,
-    y: Any, y_at: Any, y_pitch: Any,
+    y: Any, y_at: Any, y_pitch: Any, fresh: Any,
 ) -> tuple[Any, Callable[..., Any]]:  # fmt: skip
     """Emit `spread` for literal `lanes` and `vectors`."""
     signature = types.void(
         lanes, vectors, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, bias, bias_at,
-        y, y_at, y_pitch,
+        y, y_at, y_pitch, fresh,
     )  # fmt: skip
     rows, columns = lanes.literal_value, vectors.literal_value
 
     def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
         (_, _, w_, w_at_, x_, x_at_, plane_, channels_, taps_, tap_at_, tap_end_,
-         bias_, bias_at_, y_, y_at_, y_pitch_) = values  # fmt: skip
+         bias_, bias_at_, y_, y_at_, y_pitch_, fresh_) = values  # fmt: skip
         emit = Emitter(context, builder, x.dtype)
         weight = cgutils.alloca_once_value(builder, emit.pointer(w, w_, w_at_))
         source = cgutils.alloca_once_value(builder, emit.pointer(x, x_, x_at_))
@@ -73,7 +73,7 @@ def _spread(
                             emit.multiply_add(scalar, positions[v], total[i][v])
                     builder.store(emit.step(scalars, rows), weight)
                 builder.store(emit.step(channel, plane_), source)
-            begins = builder.icmp_signed("==", first, zero)
+            begins = builder.icmp_signed("<", first, fresh_)
             starts = emit.pointer(bias, bias_, bias_at_)
             for i in range(rows):
                 start = emit.broadcast(builder.load(emit.step(starts, i)))
@@ -126,11 +126,14 @@ def _dot(
 def _spread_python(
     lanes: int, vectors: int, w: np.ndarray, w_at: int, x: np.ndarray, x_at: int, plane: int,
     channels: int, taps: np.ndarray, tap_at: int, tap_end: int, bias: np.ndarray, bias_at: int,
-    y: np.ndarray, y_at: int, y_pitch: int,
+    y: np.ndarray, y_at: int, y_pitch: int, fresh: int,
 ) -> None:  # fmt: skip
     """Compute `spread` in plain Python."""
     positions = vectors * (MACHINE.vector_bytes // x.itemsize)
+    rows = [slice(start, start + positions) for start in range(y_at, y_at + lanes * y_pitch, y_pitch)]
     total = np.repeat(bias[bias_at : bias_at + lanes, None], positions, axis=1)
+    if not fresh:
+        total = np.array([y[row] for row in rows])
     chunk = max(1, SUM_TERMS // max(1, tap_end - tap_at))
     for first in range(0, channels, chunk):
         part = np.zeros_like(total)
@@ -140,8 +143,8 @@ def _spread_python(
                 part += w[w_at : w_at + lanes, None] * x[start : start + positions]
                 w_at += lanes
         total += part
-    for i in range(lanes):
-        y[y_at + i * y_pitch : y_at + i * y_pitch + positions] = total[i]
+    for row, result in zip(rows, total, strict=True):
+        y[row] = result
 
 
 def _dot_python(
@@ -169,9 +172,12 @@ _DOT = MACHINE.dot + (MACHINE.dot[-1],) * (4 - len(MACHINE.dot))
 
 @kernel
 def spread(
-    lanes, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, bias, bias_at, y, y_at, y_pitch
-):
+    lanes, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, bias, bias_at,
+    y, y_at, y_pitch, fresh,
+):  # fmt: skip
     """``y[i, p] = bias[i] + sum(w[c, t, i] * x[c * plane + taps[t] + p])`` over channels, taps t.
+
+    If `fresh` is 0, not 1, the sums are added to `y` instead.
 
     Assumptions: `lanes` is in `MACHINE.spread`; ``p`` runs over the whole vectors that it stands
     with; `w` is packed (channels, taps, lanes); every array is one-dimensional and holds all that
@@ -180,32 +186,32 @@ def spread(
     if lanes == _S0:
         _spread(
             _S0, _V0, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, bias, bias_at,
-            y, y_at, y_pitch,
+            y, y_at, y_pitch, fresh,
         )  # fmt: skip
     elif lanes == _S1:
         _spread(
             _S1, _V1, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, bias, bias_at,
-            y, y_at, y_pitch,
+            y, y_at, y_pitch, fresh,
         )  # fmt: skip
     elif lanes == _S2:
         _spread(
             _S2, _V2, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, bias, bias_at,
-            y, y_at, y_pitch,
+            y, y_at, y_pitch, fresh,
         )  # fmt: skip
     elif lanes == _S3:
         _spread(
             _S3, _V3, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, bias, bias_at,
-            y, y_at, y_pitch,
+            y, y_at, y_pitch, fresh,
         )  # fmt: skip
     elif lanes == _S4:
         _spread(
             _S4, _V4, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, bias, bias_at,
-            y, y_at, y_pitch,
+            y, y_at, y_pitch, fresh,
         )  # fmt: skip
     else:
         _spread(
             _S5, _V5, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, bias, bias_at,
-            y, y_at, y_pitch,
+            y, y_at, y_pitch, fresh,
         )  # fmt: skip
 
 
