@@ -18,8 +18,9 @@ from unittest import mock
 
 import numpy as np
 
-from deconv_core.cpu import conv, linear
+from deconv_core.cpu import conv, gemmplan, linear
 from deconv_core.cpu.config import MACHINE
+from deconv_core.cpu.gemmplan import GemmPlan
 from deconv_core.cpu.plan import Plan, dot_plan, spread_plan
 from deconv_core.geometry import ConvGeometry, ceil_div
 
@@ -97,8 +98,32 @@ def dot_loads(plan: Plan, itemsize: int) -> tuple[int, ...]:
     return tuple((b - a) * unit * length * width for a, b in pairwise(ends) for unit in units)
 
 
+def _of_gemm(kind: str, geometry: ConvGeometry, plan: GemmPlan, itemsize: int) -> Launch:
+    """Return the launch of a pass that is a product of matrices."""
+    p, block = plan.numbers[0], gemmplan.VECTORS * (MACHINE.vector_bytes // itemsize)
+    tile = gemmplan.LANES * block
+    if kind == "weight gradient":
+        loads = (int(p["tiles"] * p["positions"]) * tile,) * len(plan.units)
+        return Launch(kind, geometry, loads, f"{len(loads)} blocks of columns", len(loads))
+    ends = np.minimum(np.arange(p["blocks"] + 1) * p["unit_run"], p["tiles"])
+    each = int(p["source_channels"] * p["kernel"]) * tile
+    loads = tuple(int(tiles) * each for tiles in np.diff(ends) for _ in plan.units)
+    cut = f"{p['blocks']} runs of positions x {len(plan.units)} blocks of channels"
+    return Launch(kind, geometry, loads, cut, len(loads))
+
+
+def _gemm(kind: str, geometry: ConvGeometry, itemsize: int) -> GemmPlan | None:
+    """Return the plan of a pass if it is a product of matrices."""
+    if kind == "weight gradient":
+        return gemmplan.gemm_grad_plan(geometry, itemsize)
+    return gemmplan.gemm_plan(geometry, kind == "source gradient", itemsize)
+
+
 def of_plan(kind: str, geometry: ConvGeometry, itemsize: int) -> Launch:
     """Return the launch of a convolution's pass."""
+    product = _gemm(kind, geometry, itemsize)
+    if product is not None:
+        return _of_gemm(kind, geometry, product, itemsize)
     if kind == "weight gradient":
         plan = dot_plan(geometry, itemsize)
     else:
@@ -136,14 +161,14 @@ def watched() -> Iterator[Counter[Launch]]:
     """
     found: Counter[Launch] = Counter()
 
-    def spread(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Plan:
+    def dense(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> GemmPlan | None:
         kind = "source gradient" if adjoint else "result"
         found[of_plan(kind, geometry, itemsize)] += 1
-        return spread_plan(geometry, adjoint, itemsize)
+        return gemmplan.gemm_plan(geometry, adjoint, itemsize)
 
-    def dot(geometry: ConvGeometry, itemsize: int) -> Plan:
+    def grad(geometry: ConvGeometry, itemsize: int) -> GemmPlan | None:
         found[of_plan("weight gradient", geometry, itemsize)] += 1
-        return dot_plan(geometry, itemsize)
+        return gemmplan.gemm_grad_plan(geometry, itemsize)
 
     combine, forward = linear._combine, linear._forward
 
@@ -160,7 +185,7 @@ def watched() -> Iterator[Counter[Launch]]:
         forward(*given)
 
     changes: list[tuple[Any, str, Callable[..., Any]]] = [
-        (conv, "spread_plan", spread), (conv, "dot_plan", dot),
+        (conv, "gemm_plan", dense), (conv, "gemm_grad_plan", grad),
         (linear, "_combine", strips), (linear, "_forward", sums),
     ]  # fmt: skip
     patches = [mock.patch.object(*change) for change in changes]

@@ -9,7 +9,7 @@ import numpy as np
 
 from deconv_core import functional as F
 from deconv_core import geometry
-from deconv_core.cpu import plan
+from deconv_core.cpu import gemmplan, plan
 
 Call = tuple[str, Callable[..., Any], list[np.ndarray], list[Any], dict[str, Any]]
 
@@ -144,6 +144,14 @@ def share_from(macs: int) -> None:
     plan.SHARED_MACS = macs
     plan.spread_plan.cache_clear()
     plan.dot_plan.cache_clear()
+
+
+def multiply(wherever_possible: bool) -> None:
+    """Let every pass that can be a product of matrices be one, however small or slow, or none."""
+    gemmplan.GEMM_SHARE = (1e9, 1e9) if wherever_possible else (0, 0)
+    gemmplan.SHARED_MACS = 0
+    gemmplan.gemm_plan.cache_clear()
+    gemmplan.gemm_grad_plan.cache_clear()
 
 
 def bits(result: Any) -> list[bytes]:

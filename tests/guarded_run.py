@@ -26,19 +26,29 @@ def guard_the_pool(where: str) -> None:
 
 def main(dtype: str, where: str) -> None:
     """Run it all; the last line printed before a crash names the culprit."""
-    plain = [
-        calls.bits(f(*arrays, *rest, **o)) for _, f, arrays, rest, o in calls.every_call(dtype)
-    ]
+    calls.multiply(False)
+    plain = results(dtype)
     stepped = []
     for _, function, arrays, rest in calls.every_step(dtype):
         function(*arrays, *rest)
         stepped.append([a.tobytes() for a in arrays])
+    calls.share_from(0)
+    calls.multiply(True)
+    multiplied = results(dtype)
+    assert multiplied != plain
 
     guard_the_pool(where)
+    check(dtype, where, multiplied, stepped)
+    calls.multiply(False)
     for macs in (config.SHARED_MACS, 0):
         calls.share_from(macs)
         check(dtype, where, plain, stepped)
     print("done", flush=True)
+
+
+def results(dtype: str) -> list[list[bytes]]:
+    """Return the bits of every function's results."""
+    return [calls.bits(f(*arrays, *rest, **o)) for _, f, arrays, rest, o in calls.every_call(dtype)]
 
 
 def check(dtype: str, where: str, plain: list[list[bytes]], stepped: list[list[bytes]]) -> None:

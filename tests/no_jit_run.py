@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 from unittest import mock
 
+import calls
 import numba
 import numpy as np
 from scripts import load
 
 from deconv_core import functional as F
 from deconv_core import geometry, reference
-from deconv_core.cpu import dot, plan, spread, tile, tiling
+from deconv_core.cpu import dot, gemm, gemmgrad, plan, spread, tile, tiling
 from deconv_core.cpu.config import MACHINE
 
 
@@ -61,6 +63,14 @@ def tiles(rng: np.random.Generator) -> None:
         close(dw, reference.conv_weight_grad(x, y, shape))
 
 
+def products(rng: np.random.Generator) -> None:
+    """Convolutions as products of matrices; what the last tiles compute in vain may overflow."""
+    calls.multiply(True)
+    with np.errstate(all="ignore"):
+        convolutions(rng)
+    calls.multiply(False)
+
+
 def depthwise(rng: np.random.Generator) -> None:
     """Convolutions with a kernel for each channel, with one, two and three write phases."""
     for stride, size in ((1, (6, 9)), (2, (7, 6)), ((1, 3), (5, 11))):
@@ -108,9 +118,14 @@ def loads(rng: np.random.Generator) -> None:
             made = 0
             patched = (
                 mock.patch.object(spread, "spread", spread_tile),
+                mock.patch.object(gemm, "spread", spread_tile),
+                mock.patch.object(gemmgrad, "spread", spread_tile),
                 mock.patch.object(dot, "dot", dot_tile),
             )
-            with patched[0], patched[1], load("tasks").watched() as launches:
+            with ExitStack() as stack:
+                launches = stack.enter_context(load("tasks").watched())
+                for patch in patched:
+                    stack.enter_context(patch)
                 work()
             assert [launch.total for launch in launches] == [made] != [0]
 
@@ -149,8 +164,13 @@ if __name__ == "__main__":
     assert numba.config.DISABLE_JIT
     generator = np.random.default_rng(0)
     convolutions(generator)
+    products(generator)
     tiles(generator)
     depthwise(generator)
     loads(generator)
+    calls.multiply(True)
+    with np.errstate(all="ignore"):
+        loads(generator)
+    calls.multiply(False)
     the_rest(generator)
     print("done")

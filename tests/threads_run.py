@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,12 @@ def digest(*arrays: np.ndarray) -> str:
 def functions() -> Iterator[tuple[str, str]]:
     """Yield every public function on small arrays, cut into tasks as large ones are."""
     calls.share_from(0)
-    for dtype in (np.float32, np.float64):
+    for dtype, products in product((np.float32, np.float64), (False, True)):
+        calls.multiply(products)
         for i, (name, function, arrays, rest, options) in enumerate(calls.every_call(dtype)):
             result = b"".join(calls.bits(function(*arrays, *rest, **options)))
-            yield f"{name}, call {i}, {dtype.__name__}", hashlib.sha256(result).hexdigest()[:16]
+            what = f"{name}, call {i}, {dtype.__name__}, products of matrices: {products}"
+            yield what, hashlib.sha256(result).hexdigest()[:16]
 
 
 def layers() -> Iterator[tuple[str, str]]:

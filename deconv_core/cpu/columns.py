@@ -1,4 +1,4 @@
-"""The column matrix of im2col, for one block of tiles (gemmplan.py), in panels for a register tile."""
+"""The column matrix of im2col, in panels for a register tile: by position or by channel and tap."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from .gemmplan import LANES
 from .jit import kernel
 from .pack import pack_rows
 from .rows import move
+from .transpose import transpose
 
 _VECTOR_BYTES = MACHINE.vector_bytes
 
@@ -28,25 +29,54 @@ def _pack_channel(x, packed, p, read_h, read_w, group, channel, first, last):
 
 @kernel
 def pack_columns(
-    x, columns, packed, p, read_h, read_w, sources, parts, part_at, group, first, last
+    x, columns, packed, p, read_h, read_w, sources, phase_at, parts, part_at, group, first, last
 ):  # fmt: skip
-    """Pack the columns of the tiles from `first` to `last` as (chunk, tile, channel, tap, position).
+    """Pack the columns of the tiles from `first` to `last`.
 
-    Whole vectors are written in the order of their addresses: what runs over is overwritten, and
-    behind each tile of a chunk there is room.
+    They become (chunk, tile, write phase, channel, tap, position). Whole vectors are written in the
+    order of their addresses: what runs over is overwritten, and behind each phase there is room.
     """
-    begin, end = part_at[first], part_at[last]
+    begin, end, width = part_at[first], part_at[last], _VECTOR_BYTES // x.itemsize
     image, until = parts[3 * begin + 1], parts[3 * end - 2] + 1
     for channel in range(p.source_channels):
         _pack_channel(x, packed, p, read_h, read_w, group, channel, image, until)
         chunk, within = divmod(channel, p.chunk)
         for tile in range(first, last):
-            row = (chunk * (last - first) + tile - first) * p.region + within * p.kernel * LANES
-            for tap in range(sources.size):
-                for part in range(part_at[tile], part_at[tile + 1]):
-                    move(
-                        columns, row + parts[3 * part], packed,
-                        (parts[3 * part + 1] - image) * p.plane + parts[3 * part + 2]
-                        + sources[tap],
-                    )  # fmt: skip
-                row += LANES
+            at = (chunk * (last - first) + tile - first) * p.region
+            for phase in range(phase_at.size - 1):
+                taps = phase_at[phase + 1] - phase_at[phase]
+                row = at + within * taps * LANES
+                for tap in range(phase_at[phase], phase_at[phase + 1]):
+                    for part in range(part_at[tile], part_at[tile + 1]):
+                        move(
+                            columns, row + parts[3 * part], packed,
+                            (parts[3 * part + 1] - image) * p.plane + parts[3 * part + 2]
+                            + sources[tap],
+                        )  # fmt: skip
+                    row += LANES
+                at += p.chunk * taps * LANES + width
+
+
+@kernel
+def pack_streams(
+    x, streams, rows, packed, p, read_h, read_w, sources, parts, places, group, first, last
+):  # fmt: skip
+    """Pack the columns from `first` to `last`, each of one channel and tap, as (position, column).
+
+    On the way they become `rows` of positions, one for each column.
+    """
+    taps, line, width = sources.size, p.line_pitch, _VECTOR_BYTES // x.itemsize
+    for channel in range(first // taps, (last - 1) // taps + 1):
+        _pack_channel(x, packed, p, read_h, read_w, group, channel, 0, p.batch)
+        for tap in range(max(0, first - channel * taps), min(taps, last - channel * taps)):
+            row = (channel * taps + tap - first) * line
+            for part in range(parts.size // 3):
+                move(
+                    rows, row + parts[3 * part], packed,
+                    parts[3 * part + 1] * p.plane + parts[3 * part + 2] + sources[tap],
+                )  # fmt: skip
+    for lane in range(0, last - first, width):
+        transpose(
+            streams, lane, places, 0, rows, lane * line, line, min(width, last - first - lane),
+            p.positions, 0,
+        )  # fmt: skip

@@ -82,9 +82,15 @@ TILES_BYTES = 1 << 19  # packed tiles of one block: the transformed weights shar
 TILE_LANES_BYTES = 1 << 22  # a weight gradient's transformed lanes that are packed together
 DOT_TERMS = 256  # products that one element of a weight gradient's vectors adds up in a row
 SUM_TERMS = 48  # products added up in a row: sums of such sums lose less to rounding
-GEMM_SHARE = 0.95  # of another plan's products that a product of matrices may take, moves included
+GEMM_SHARE = 0.95, 0.6  # of another plan's products that a product of matrices may take, moves
+# included, without and with strides to write at
 MOVE_COST = 96  # products that moving a part of a column costs
 COLUMN_BYTES = 1 << 23  # of a block of the column matrix
 CHUNK_ROWS = 256  # of the column matrix whose weights stay in the nearest cache
 LEAST_TILES = 16  # of a block: its weights are packed for so many
 GEMM_TASKS = 16
+MOST_SUMS = 160  # tiles, times write phases, of a block: the sums of one unit stay in cache
+GRAD_POSITIONS = 1 << 12  # of a weight gradient that is a product of matrices
+STREAM_COST = 32  # products, for each position, that packing a column by position costs
+SOURCE_COST = 16  # products that packing an element of a picture costs
+SUMS_COST = 4  # vectors of products that it costs to add up those of a weight gradient

@@ -18,7 +18,8 @@ from .depthwise import (
 )
 from .dot import run_dot
 from .gemm import run_gemm
-from .gemmplan import gemm_plan
+from .gemmgrad import run_gemm_grad
+from .gemmplan import gemm_grad_plan, gemm_plan
 from .plan import dot_plan, spread_plan
 from .spread import run_spread
 from .whole import is_whole, whole_forward, whole_input_grad, whole_weight_grad
@@ -71,4 +72,7 @@ def conv_weight_grad(x: np.ndarray, dy: np.ndarray, geometry: ConvGeometry) -> n
     if not geometry.batch:
         dw.fill(0)
         return dw
+    gemm = gemm_grad_plan(geometry, x.itemsize)
+    if gemm is not None:
+        return run_gemm_grad(x, dy, dw, gemm)
     return run_dot(x, dy, dw, dot_plan(geometry, x.itemsize))

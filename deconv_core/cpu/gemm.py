@@ -22,9 +22,9 @@ from .config import MACHINE
 from .gemmplan import LANES, VECTORS, GemmPlan
 from .jit import kernel
 from .launch import address, array, call
-from .pack import pack_weights, weight_places
+from .pack import pack_weights, scatter, weight_places
 from .plan import PLAN
-from .rows import copy
+from .rows import WAYS, copy, weave_rows
 from .tasks import share
 from .tile import spread
 from .transpose import transpose
@@ -33,49 +33,82 @@ _VECTOR_BYTES = MACHINE.vector_bytes
 
 
 @kernel(_nrt=True)  # it allocates
-def _multiply(w, columns, weights, panel, p, rows, group, channel, lanes, tiles):
-    """Multiply the packed tiles by the weights of some result channels: (position, channel)."""
-    block = VECTORS * (_VECTOR_BYTES // panel.itemsize)
-    none, natural, ends = np.zeros(LANES, w.dtype), np.arange(p.kernel), np.array([0, p.kernel])
-    places = weight_places(p, natural, ends, p.chunk, block)
+def _multiply(
+    w, columns, weights, panel, p, rows, tap_kernel, phase_at, group, channel, lanes, tiles
+):  # fmt: skip
+    """Multiply packed tiles by the weights of some result channels: (phase, position, channel)."""
+    width = _VECTOR_BYTES // panel.itemsize
+    block, none = VECTORS * width, np.zeros(LANES, w.dtype)
+    places = weight_places(p, tap_kernel, phase_at, p.chunk, block)
     for chunk in range(p.chunks):
         first = chunk * p.chunk
         channels = min(p.chunk, p.source_channels - first)
         pack_weights(w, weights, 0, places, p, group, first, channels, channel, lanes)
-        for tile in range(tiles):
-            spread(
-                LANES, columns, (chunk * tiles + tile) * p.region,
-                weights, 0, p.kernel * block, channels, rows, 0, p.kernel, none, 0,
-                panel, tile * LANES * block, block, 1 if chunk == 0 else 0,
-            )  # fmt: skip
+        for phase in range(phase_at.size - 1):
+            before, taps = p.chunk * phase_at[phase], phase_at[phase + 1] - phase_at[phase]
+            at = chunk * tiles * p.region + before * LANES + phase * width
+            for tile in range(tiles):
+                spread(
+                    LANES, columns, at + tile * p.region,
+                    weights, before * block, taps * block, channels, rows, 0, taps, none, 0,
+                    panel, (phase * tiles + tile) * LANES * block, block, 1 if chunk == 0 else 0,
+                )  # fmt: skip
 
 
 @kernel
-def _write(panel, lines, places, y, p, channel, lanes, first, end, bias):
-    """Write the positions from `first` to `end` for `lanes` channels, from `channel` on."""
-    channels, size = p.groups * p.result_channels, p.rows * p.columns
-    width = _VECTOR_BYTES // y.itemsize
-    block = VECTORS * width
-    for at in range(0, end - first, width):
-        transpose(
-            lines, at, places, 0, panel, at * block, block, min(width, end - first - at), lanes, 1
-        )
+def _write(lines, y, p, channel, lanes, phase_h, first, end, bias):
+    """Write the positions from `first` to `end` of row phase `phase_h`, for `lanes` channels."""
+    channels, size, stride = p.groups * p.result_channels, p.rows * p.columns, p.write_stride_w
+    dense, area = p.write_stride_h * stride == 1, p.lines_size // stride
     for lane in range(lanes):
-        at = first
+        at, offset = first, bias[channel + lane]
         while at < end:
             image, rest = divmod(at, size)
-            count = min(end - at, size - rest)
-            copy(
-                y, (image * channels + channel + lane) * size + rest,
-                lines, lane * p.panel_pitch + at - first, count, bias[channel + lane],
-            )  # fmt: skip
+            picture = (image * channels + channel + lane) * p.result_h * p.result_w
+            source = lane * p.panel_pitch + at - first
+            if dense:
+                count = min(end - at, size - rest)
+                copy(y, picture + rest, lines, source, count, offset)
+                at += count
+                continue
+            row, column = divmod(rest, p.columns)
+            count = min(end - at, p.columns - column)
+            h = p.write_stride_h * row + phase_h + p.write_base_h
+            left = stride * column + p.write_base_w
+            if stride in WAYS:
+                weave_rows(
+                    stride, y, picture, p.result_h, p.result_w, h, 1, left,
+                    lines, source, 0, area, 1, count, offset,
+                )  # fmt: skip
+            elif 0 <= h < p.result_h:
+                scatter(
+                    y, picture + h * p.result_w, left, count, p.result_w, lines, source, area,
+                    stride, offset,
+                )  # fmt: skip
             at += count
+
+
+@kernel
+def _unpack(panel, lines, places, y, p, channel, lanes, first, end, tiles, bias):
+    """Turn the sums of `tiles` tiles to (channel, position), and write them."""
+    width, count = _VECTOR_BYTES // y.itemsize, end - first
+    block = VECTORS * width
+    for phase_h in range(p.write_stride_h):
+        for phase_w in range(p.write_stride_w):
+            source = (phase_h * p.write_stride_w + phase_w) * tiles * LANES
+            target = phase_w * (p.lines_size // p.write_stride_w)
+            for at in range(0, count, width):
+                transpose(
+                    lines, target + at, places, 0, panel, (source + at) * block, block,
+                    min(width, count - at), lanes, 1,
+                )  # fmt: skip
+        _write(lines, y, p, channel, lanes, phase_h, first, end, bias)
 
 
 @kernel(_nrt=True)  # it allocates
 def _worker(
-    worker, workers, x, w, bias, y, plan, read_h, read_w, sources, rows, parts, part_at, units,
-    scratch,
+    worker, workers, x, w, bias, y, plan, read_h, read_w, sources, tap_kernel, phase_at, rows,
+    parts, part_at, units, scratch,
 ):  # fmt: skip
     """Run the worker's tasks, those of one block together, in its row of `scratch`."""
     p = plan[0]
@@ -95,26 +128,31 @@ def _worker(
         group, channel, lanes = units[u, 0], units[u, 1], units[u, 2]
         if run != packed_block or group != packed_group:
             pack_columns(
-                x, columns, packed, p, read_h, read_w, sources, parts, part_at, group, first, last
-            )
+                x, columns, packed, p, read_h, read_w, sources, phase_at, parts, part_at,
+                group, first, last,
+            )  # fmt: skip
             packed_block, packed_group = run, group
-        _multiply(w, columns, weights, panel, p, rows, group, channel, lanes, last - first)
-        _write(
+        _multiply(
+            w, columns, weights, panel, p, rows, tap_kernel, phase_at, group, channel, lanes,
+            last - first,
+        )  # fmt: skip
+        _unpack(
             panel, lines, places, y, p, group * p.result_channels + channel, lanes,
-            first * LANES, min(p.positions, last * LANES), bias,
+            first * LANES, min(p.positions, last * LANES), last - first, bias,
         )  # fmt: skip
 
 
 @kernel(parallel=True)
 def _launch(
-    run, x, w, bias, y, plan, read_h, read_w, sources, rows, parts, part_at, units, scratch
+    run, x, w, bias, y, plan, read_h, read_w, sources, tap_kernel, phase_at, rows, parts, part_at,
+    units, scratch,
 ):  # fmt: skip
     """Run all tasks with the kernel at the address `run`."""
     workers = scratch.shape[0]
     for worker in prange(workers):
         call(
-            run, worker, workers, x, w, bias, y, plan, read_h, read_w, sources, rows, parts,
-            part_at, units, scratch,
+            run, worker, workers, x, w, bias, y, plan, read_h, read_w, sources, tap_kernel,
+            phase_at, rows, parts, part_at, units, scratch,
         )  # fmt: skip
 
 
@@ -123,7 +161,7 @@ def _address(dtype: np.dtype) -> Any:
     """Return the address of `_worker` for arrays of `dtype`."""
     data, table, integer = array(dtype), array(np.int64), types.int64
     return address(
-        _worker, integer, integer, *[data] * 4, array(PLAN), *[table] * 6, array(np.int64, 2),
+        _worker, integer, integer, *[data] * 4, array(PLAN), *[table] * 8, array(np.int64, 2),
         array(dtype, 2),
     )  # fmt: skip
 
@@ -137,7 +175,8 @@ def run_gemm(
     _launch(
         _address(x.dtype), flat(x), flat(w),
         np.zeros(y.shape[1], x.dtype) if bias is None else flat(bias), y.ravel(),
-        plan.numbers, plan.read_h, plan.read_w, plan.sources, plan.rows, plan.parts,
-        plan.part_at, plan.units, empty((workers, int(p["scratch_size"])), x.dtype),
+        plan.numbers, plan.read_h, plan.read_w, plan.sources, plan.tap_kernel,
+        plan.phase_at, plan.rows, plan.parts, plan.part_at, plan.units,
+        empty((workers, int(p["scratch_size"])), x.dtype),
     )  # fmt: skip
     return y

@@ -24,11 +24,17 @@ from .config import (
     COLUMN_BYTES,
     GEMM_SHARE,
     GEMM_TASKS,
+    GRAD_POSITIONS,
     LEAST_TILES,
     MACHINE,
+    MOST_SUMS,
     MOVE_COST,
+    SHARED_MACS,
+    SOURCE_COST,
+    STREAM_COST,
+    SUMS_COST,
 )
-from .plan import PLAN, Plan, spread_plan
+from .plan import PLAN, Plan, dot_plan, spread_plan
 
 LANES, VECTORS = MACHINE.spread[0]  # of the register tile: positions, and vectors of channels
 
@@ -41,8 +47,10 @@ class GemmPlan:
     ----------
     numbers : structured array of one `PLAN` record
     read_h, read_w : int64, the phases of the source that are packed
-    sources : (taps,), int64, offset of each tap into the packed source
-    rows : (taps,), int64, offset of each tap's weights into its channel's
+    sources : (taps,), int64, offset of each tap into the packed source, write phase by write phase
+    tap_kernel : (taps,), int64, position of each tap in the kernel
+    phase_at : (phases + 1,), int64, where each write phase's taps begin
+    rows : int64, offset of each tap's weights into those of its channel in its phase
     parts : int64, (place in a tile, picture, place in the packed picture) of each run of positions
         that lie side by side in a tile and in the source, no longer than a vector
     part_at : int64, where each tile's parts begin
@@ -53,6 +61,8 @@ class GemmPlan:
     read_h: np.ndarray
     read_w: np.ndarray
     sources: np.ndarray
+    tap_kernel: np.ndarray
+    phase_at: np.ndarray
     rows: np.ndarray
     parts: np.ndarray
     part_at: np.ndarray
@@ -60,16 +70,80 @@ class GemmPlan:
 
 
 def _parts(
-    rows: Sweep, columns: Sweep, batch: int, pitch: int, width: int
+    rows: Sweep, columns: Sweep, batch: int, pitch: int, width: int, lanes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the parts of all tiles, and where each tile's begin."""
+    """Return the parts of all tiles of `lanes` positions, and where each tile's begin."""
     position = np.arange(batch * rows.count * columns.count)
     image, rest = np.divmod(position, rows.count * columns.count)
     row, column = np.divmod(rest, columns.count)
-    place = position % LANES
+    place = position % lanes
     begins = np.flatnonzero((column == 0) | (place % width == 0))
     parts = np.stack([place, image, row * pitch + column], axis=1)[begins]
     return parts.ravel(), np.append(np.flatnonzero(place[begins] == 0), len(begins))
+
+
+def _layout(rows: Sweep, columns: Sweep, itemsize: int) -> dict[str, int]:
+    """Return how one channel of a picture is packed: as phase planes with a zero halo."""
+    pitch, width = columns.count + columns.reach, MACHINE.vector_bytes // itemsize
+    strided = rows.read_stride > 1 or columns.read_stride > 1
+    phase_plane = (rows.count + rows.reach) * pitch + (width if strided else 0)
+    phases = len(rows.read_phases) * len(columns.read_phases)
+    plane = line_stride(phases * phase_plane + columns.reach, itemsize)
+    return {"pitch": pitch, "phase_plane": phase_plane, "plane": plane}
+
+
+def _packed_size(images: int, layout: dict[str, int], itemsize: int) -> int:
+    """Return the elements of one channel of some pictures, and what whole vectors reach beyond."""
+    width = MACHINE.vector_bytes // itemsize
+    return line_stride(images * layout["plane"] + layout["pitch"] + 2 * width, itemsize)
+
+
+def _taps(
+    rows: Sweep, columns: Sweep, layout: dict[str, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a plan's sources, tap_kernel and phase_at."""
+    plane, pitch, across = layout["phase_plane"], layout["pitch"], len(columns.read_phases)
+    found = [
+        (
+            write_h * columns.write_stride + write_w,
+            (read_h * across + read_w) * plane + offset_h * pitch + offset_w,
+        )
+        for write_h, read_h, offset_h in rows.taps
+        for write_w, read_w, offset_w in columns.taps
+    ]
+    phase, source = np.array(found, np.int64).T
+    order = np.argsort(phase, kind="stable")
+    phases = np.arange(rows.write_stride * columns.write_stride + 1)
+    return source[order], order, np.searchsorted(phase[order], phases)
+
+
+def _record(rows: Sweep, columns: Sweep, numbers: dict[str, int]) -> np.ndarray:
+    """Return a plan's numbers, with those of its sweeps."""
+    record: Any = np.zeros(1, PLAN)
+    if config.DISABLE_JIT:  # plain Python reads fields as attributes of record arrays only
+        record = record.view(np.recarray)
+    for name, value in numbers.items():
+        record[name] = value
+    for name, axis in (("h", rows), ("w", columns)):
+        for field in ("reach", "read_stride", "read_base", "write_stride", "write_base"):
+            record[f"{field}_{name}"] = getattr(axis, field)
+        record[f"source_{name}"], record[f"result_{name}"] = axis.source, axis.result
+    return record
+
+
+def _phases(rows: Sweep, columns: Sweep) -> tuple[np.ndarray, np.ndarray]:
+    """Return a plan's read_h and read_w."""
+    return np.array(rows.read_phases, np.int64), np.array(columns.read_phases, np.int64)
+
+
+def _made_by_dot(plan: Plan) -> float:
+    """Return the products that a weight gradient's tiles make; their last sums cost some, too."""
+    p, width = plan.numbers[0], MACHINE.vector_bytes // plan.itemsize
+    planes = 16 if p["tile"] else 1
+    streams = p["source_channels"] * (1 if p["tile"] else p["kernel"])
+    length = int(p["images"] * p["block_columns"] if p["plain"] else p["positions"])
+    each = sum(unit[2] * ceil_div(streams, unit[4]) * unit[4] for unit in plan.units)
+    return float(p["blocks"] * planes * each * width * (ceil_div(length, width) + SUMS_COST))
 
 
 def _made(plan: Plan) -> int:
@@ -80,37 +154,33 @@ def _made(plan: Plan) -> int:
     return int(p["blocks"] * each * p["source_channels"] * len(plan.taps))
 
 
-def _run(count: int, units: int, size: int) -> int:
+def _run(count: int, units: int, size: int, phases: int) -> int:
     """Return the tiles of a block, if there are `count` of `size` bytes each in all."""
-    blocks = ceil_div(count, max(LEAST_TILES, COLUMN_BYTES // size))
+    most = min(COLUMN_BYTES // size, MOST_SUMS // phases)
+    blocks = ceil_div(count, max(LEAST_TILES, most))
     blocks = max(blocks, min(ceil_div(GEMM_TASKS, units), count // LEAST_TILES))
     return ceil_div(count, blocks)
 
 
 @lru_cache(maxsize=512)
 def gemm_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> GemmPlan | None:
-    """Plan a forward pass or, with `adjoint`, an input gradient; None if another plan is cheaper.
-
-    It has a single write phase: an adjoint has no strides.
-    """
+    """Plan a forward pass or, with `adjoint`, an input gradient; None if another is cheaper."""
     sweep = adjoint_sweep if adjoint else forward_sweep
     rows, columns = sweep(geometry.rows), sweep(geometry.cols)
     channels = geometry.in_channels // geometry.groups, geometry.out_channels // geometry.groups
     source, result = channels[::-1] if adjoint else channels
     width, kernel = MACHINE.vector_bytes // itemsize, len(rows.taps) * len(columns.taps)
     positions, block = geometry.batch * rows.count * columns.count, VECTORS * width
-    if rows.write_stride * columns.write_stride > 1 or not positions * source * result:
+    phases_written = rows.write_stride * columns.write_stride
+    if geometry.macs < SHARED_MACS or not positions:
         return None
-    pitch = columns.count + columns.reach
-    strided = rows.read_stride > 1 or columns.read_stride > 1
-    phase_plane = (rows.count + rows.reach) * pitch + (width if strided else 0)
-    phases = len(rows.read_phases) * len(columns.read_phases)
-    plane = line_stride(phases * phase_plane + columns.reach, itemsize)
-    parts, part_at = _parts(rows, columns, geometry.batch, pitch, width)
+    layout = _layout(rows, columns, itemsize)
+    parts, part_at = _parts(rows, columns, geometry.batch, layout["pitch"], width, LANES)
     count = ceil_div(positions, LANES)
+    taps = _taps(rows, columns, layout)
     products = count * LANES * ceil_div(result, block) * block + MOVE_COST * (len(parts) // 3)
     made = _made(spread_plan(geometry, adjoint, itemsize))
-    if products * source * kernel * geometry.groups > GEMM_SHARE * made:
+    if products * source * kernel * geometry.groups > GEMM_SHARE[phases_written > 1] * made:
         return None
 
     units = [
@@ -118,44 +188,78 @@ def gemm_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> GemmPlan 
         for group in range(geometry.groups)
         for first in range(0, result, block)
     ]
-    chunk = max(1, min(source, CHUNK_ROWS // kernel))
+    chunk = max(1, min(source, CHUNK_ROWS // int(np.diff(taps[2]).max())))
     chunks = ceil_div(source, chunk)
-    region = chunk * kernel * LANES + width
-    run = _run(count, len(units), chunks * region * itemsize)
+    region = chunk * kernel * LANES + phases_written * width
+    run = _run(count, len(units), chunks * region * itemsize, phases_written)
     images = min(geometry.batch, ceil_div(run * LANES - 1, rows.count * columns.count) + 1)
     room = ceil_div(run * LANES, width) * width
     numbers = {
         "groups": geometry.groups, "source_channels": source, "result_channels": result,
         "batch": geometry.batch, "rows": rows.count, "columns": columns.count,
-        "reach_h": rows.reach, "reach_w": columns.reach, "images": images,
-        "pitch": pitch, "phase_plane": phase_plane, "plane": plane, "kernel": kernel,
+        "images": images, "kernel": kernel,
         "w_lane": kernel if adjoint else geometry.weight_shape[1] * kernel,
         "w_channel": geometry.weight_shape[1] * kernel if adjoint else kernel,
         "chunk": chunk, "chunks": chunks, "region": region,
         "positions": positions, "tiles": count, "blocks": ceil_div(count, run), "unit_run": run,
-        "packed_size": line_stride(images * plane + pitch + 2 * width, itemsize),
+        "packed_size": _packed_size(images, layout, itemsize),
         "columns_size": line_stride(run * chunks * region, itemsize),
         "weight_size": line_stride(chunk * kernel * block, itemsize),
-        "panel_size": run * LANES * block, "lines_size": room * block, "panel_pitch": room,
+        "panel_size": run * LANES * block * phases_written,
+        "lines_size": room * block * columns.write_stride, "panel_pitch": room,
     }  # fmt: skip
-    for name, axis in (("h", rows), ("w", columns)):
-        for field in ("read_stride", "read_base", "write_stride", "write_base"):
-            numbers[f"{field}_{name}"] = getattr(axis, field)
-        numbers[f"source_{name}"], numbers[f"result_{name}"] = axis.source, axis.result
     sizes = (numbers[f"{name}_size"] for name in ("columns", "weight", "panel", "lines"))
     numbers["scratch_size"] = sum(sizes) + numbers["packed_size"]
-    record: Any = np.zeros(1, PLAN)
-    if config.DISABLE_JIT:  # plain Python reads fields as attributes of record arrays only
-        record = record.view(np.recarray)
-    for name, value in numbers.items():
-        record[name] = value
-    sources = [
-        (read_h * len(columns.read_phases) + read_w) * phase_plane + offset_h * pitch + offset_w
-        for _, read_h, offset_h in rows.taps
-        for _, read_w, offset_w in columns.taps
-    ]
-    phases_read = (np.array(axis.read_phases, np.int64) for axis in (rows, columns))
     return GemmPlan(
-        record, *phases_read, np.array(sources, np.int64), np.arange(kernel) * block,
-        parts, part_at, np.array(units, np.int64),
+        _record(rows, columns, numbers | layout), *_phases(rows, columns), *taps,
+        np.arange(kernel) * block, parts, part_at, np.array(units, np.int64),
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=512)
+def gemm_grad_plan(geometry: ConvGeometry, itemsize: int) -> GemmPlan | None:
+    """Plan a weight gradient; None if another plan is cheaper.
+
+    Its tiles are of the gradient's channels by columns: a unit is one vector block of columns.
+    """
+    rows, columns = forward_sweep(geometry.rows), forward_sweep(geometry.cols)
+    source, result = (
+        geometry.in_channels // geometry.groups,
+        geometry.out_channels // geometry.groups,
+    )
+    width, kernel = MACHINE.vector_bytes // itemsize, len(rows.taps) * len(columns.taps)
+    positions, block = geometry.batch * rows.count * columns.count, VECTORS * width
+    if geometry.macs < SHARED_MACS or positions > GRAD_POSITIONS:
+        return None
+    tiles, streams = ceil_div(result, LANES), source * kernel
+    packed = min(source, ceil_div(block - 1, kernel) + 1) * rows.source * columns.source
+    products = positions * block * (tiles * LANES + STREAM_COST)
+    products += geometry.batch * packed * SOURCE_COST
+    products *= ceil_div(streams, block)
+    if products * geometry.groups > GEMM_SHARE[0] * _made_by_dot(dot_plan(geometry, itemsize)):
+        return None
+    layout = _layout(rows, columns, itemsize)
+    parts, part_at = _parts(rows, columns, geometry.batch, layout["pitch"], width, positions)
+    line = line_stride(positions + width, itemsize)
+    units = [
+        (group, first, min(block, streams - first))
+        for group in range(geometry.groups)
+        for first in range(0, streams, block)
+    ]
+    numbers = {
+        "groups": geometry.groups, "source_channels": source, "result_channels": result,
+        "batch": geometry.batch, "rows": rows.count, "columns": columns.count,
+        "kernel": kernel, "positions": positions, "tiles": tiles, "chunk": CHUNK_ROWS,
+        "line_pitch": line, "lines_size": line * block,
+        "packed_size": _packed_size(geometry.batch, layout, itemsize),
+        "columns_size": line_stride(positions * block, itemsize),
+        "panel_size": tiles * LANES * block,
+        "lanes_size": tiles * positions * LANES,
+    }  # fmt: skip
+    sizes = (numbers[f"{name}_size"] for name in ("columns", "panel", "lines", "packed"))
+    numbers["scratch_size"] = sum(sizes)
+    return GemmPlan(
+        _record(rows, columns, numbers | layout), *_phases(rows, columns),
+        *_taps(rows, columns, layout), np.zeros(1, np.int64), parts, part_at,
+        np.array(units, np.int64),
     )  # fmt: skip

@@ -21,7 +21,7 @@ _RUN = 128  # weights of a lane that are packed together, about
 
 @kernel
 def channels_together(p):
-    """Return how many channels are packed together: those of a lane, where they lie side by side."""
+    """Return how many of a lane's channels are packed together, where they lie side by side."""
     return max(1, min(p.source_channels, _RUN // p.kernel)) if p.w_channel == p.kernel else 1
 
 

@@ -130,7 +130,9 @@ def _spread_python(
 ) -> None:  # fmt: skip
     """Compute `spread` in plain Python."""
     positions = vectors * (MACHINE.vector_bytes // x.itemsize)
-    rows = [slice(start, start + positions) for start in range(y_at, y_at + lanes * y_pitch, y_pitch)]
+    rows = [
+        slice(start, start + positions) for start in range(y_at, y_at + lanes * y_pitch, y_pitch)
+    ]
     total = np.repeat(bias[bias_at : bias_at + lanes, None], positions, axis=1)
     if not fresh:
         total = np.array([y[row] for row in rows])

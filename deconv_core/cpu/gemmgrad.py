@@ -1,0 +1,138 @@
+"""Weight gradients as products of matrices, for small pictures.
+
+The transpose of the result's gradient, packed first, by the columns of im2col: the register tile's
+lanes are result channels, its vectors run over columns, which are the weights of one lane as they
+lie. Each task packs one block of columns, multiplies it by all lanes, and writes its part of each
+channel's gradient.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numba
+import numpy as np
+from numba import prange, types
+
+from ..memory import empty
+from .arrays import flat
+from .columns import pack_streams
+from .config import MACHINE
+from .gemmplan import LANES, VECTORS, GemmPlan
+from .jit import kernel
+from .launch import address, array, call
+from .plan import PLAN
+from .rows import copy
+from .tasks import share
+from .tile import spread
+from .transpose import transpose
+
+_VECTOR_BYTES = MACHINE.vector_bytes
+
+
+@kernel
+def _natural(places, pitch):
+    """Fill `places` (transpose.py) for positions that lie `pitch` elements apart."""
+    for k in range(places.size // 3):
+        places[3 * k], places[3 * k + 1] = k * pitch, 0
+        places[3 * k + 2] = places.size // 3 * pitch
+
+
+@kernel(_nrt=True)  # it allocates
+def _pack_lanes(tile, dy, lanes, plan):
+    """Pack one tile of the gradient's channels as (position, lane)."""
+    p = plan[0]
+    size, width = p.rows * p.columns, _VECTOR_BYTES // dy.itemsize
+    places = np.empty(3 * size, np.int64)
+    _natural(places, LANES)
+    group, first = divmod(tile, p.tiles)
+    first *= LANES
+    count = min(LANES, p.result_channels - first)
+    for image in range(p.batch):
+        source = (image * p.groups + group) * p.result_channels + first
+        for lane in range(0, count, width):
+            transpose(
+                lanes, (tile * p.positions + image * size) * LANES + lane, places, 0,
+                dy, (source + lane) * size, size, min(width, count - lane), size,
+                1 if LANES <= width else 0,
+            )  # fmt: skip
+
+
+@kernel
+def _write(panel, dw, p, group, first, count):
+    """Write `count` columns, from `first` on, of all result channels' gradients."""
+    block, streams = p.panel_size // (p.tiles * LANES), p.source_channels * p.kernel
+    for lane in range(p.result_channels):
+        to = (group * p.result_channels + lane) * streams + first
+        copy(dw, to, panel, lane * block, count, dw.dtype.type(0))
+
+
+@kernel(_nrt=True)  # it allocates
+def _worker(
+    worker, workers, x, lanes, dw, plan, read_h, read_w, sources, taps, parts, units, scratch
+):  # fmt: skip
+    """Run the worker's tasks, each one block of columns, in its row of `scratch`."""
+    p = plan[0]
+    block = VECTORS * (_VECTOR_BYTES // x.itemsize)
+    columns, rest = scratch[worker, : p.columns_size], scratch[worker, p.columns_size :]
+    panel, rest = rest[: p.panel_size], rest[p.panel_size :]
+    rows, packed = rest[: p.lines_size], rest[p.lines_size :]
+    none, places = np.zeros(LANES, x.dtype), np.empty(3 * p.positions, np.int64)
+    _natural(places, block)
+    begin, end = share(worker, workers, units.shape[0])
+    for u in range(begin, end):
+        group, first, count = units[u, 0], units[u, 1], units[u, 2]
+        pack_streams(
+            x, columns, rows, packed, p, read_h, read_w, sources, parts, places,
+            group, first, first + count,
+        )  # fmt: skip
+        for start in range(0, p.positions, p.chunk):
+            for tile in range(p.tiles):
+                spread(
+                    LANES, lanes, ((group * p.tiles + tile) * p.positions + start) * LANES,
+                    columns, start * block, block, min(p.chunk, p.positions - start), taps, 0, 1,
+                    none, 0, panel, tile * LANES * block, block, 1 if start == 0 else 0,
+                )  # fmt: skip
+        _write(panel, dw, p, group, first, count)
+
+
+@kernel(parallel=True)
+def _launch(
+    pack, run, x, dy, dw, lanes, plan, read_h, read_w, sources, taps, parts, units, scratch
+):  # fmt: skip
+    """Pack the gradient, then run all tasks, with the kernels at the addresses given."""
+    for tile in prange(plan[0].groups * plan[0].tiles):
+        call(pack, tile, dy, lanes, plan)
+    workers = scratch.shape[0]
+    for worker in prange(workers):
+        call(
+            run, worker, workers, x, lanes, dw, plan, read_h, read_w, sources, taps, parts, units,
+            scratch,
+        )  # fmt: skip
+
+
+@lru_cache(maxsize=2)
+def _addresses(dtype: np.dtype) -> tuple[Any, Any]:
+    """Return the addresses of `_pack_lanes` and `_worker` for arrays of `dtype`."""
+    data, table, integer = array(dtype), array(np.int64), types.int64
+    return (
+        address(_pack_lanes, integer, data, data, array(PLAN)),
+        address(
+            _worker, integer, integer, *[data] * 3, array(PLAN), *[table] * 5,
+            array(np.int64, 2), array(dtype, 2),
+        ),
+    )  # fmt: skip
+
+
+def run_gemm_grad(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, plan: GemmPlan) -> np.ndarray:
+    """Launch a weight gradient into `dw`."""
+    p = plan.numbers[0]
+    workers = min(numba.get_num_threads(), len(plan.units))
+    _launch(
+        *_addresses(x.dtype), flat(x), flat(dy), dw.ravel(),
+        empty((int(p["groups"] * p["lanes_size"]),), x.dtype), plan.numbers, plan.read_h,
+        plan.read_w, plan.sources, plan.rows, plan.parts, plan.units,
+        empty((workers, int(p["scratch_size"])), x.dtype),
+    )  # fmt: skip
+    return dw
