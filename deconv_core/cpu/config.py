@@ -84,7 +84,7 @@ DOT_TERMS = 256  # products that one element of a weight gradient's vectors adds
 SUM_TERMS = 48  # products added up in a row: sums of such sums lose less to rounding
 GEMM_SHARE = 0.95, 0.6  # of another plan's products that a product of matrices may take, moves
 # included, without and with strides to write at
-MOVE_COST = 96  # products that moving a part of a column costs
+MOVE_COST = 192  # products that moving a part of a column costs
 COLUMN_BYTES = 1 << 23  # of a block of the column matrix
 CHUNK_ROWS = 256  # of the column matrix whose weights stay in the nearest cache
 LEAST_TILES = 16  # of a block: its weights are packed for so many

@@ -12,7 +12,7 @@ import numpy as np
 
 from .config import MACHINE
 from .jit import kernel
-from .rows import WAYS, copy, deal_rows, split, weave_rows, window
+from .rows import WAYS, copy, deal_rows, prefetch, weave_rows, window, window_by_two
 from .transpose import transpose
 
 _VECTOR_BYTES = MACHINE.vector_bytes
@@ -83,22 +83,12 @@ def pack_weights(w, packed, at, places, p, group, channel, channels, first, lane
 
 
 @kernel
-def _bounds(base, stride, length, limit):
-    """Return the positions q in [0, length) with ``0 <= base + stride * q < limit``."""
-    first = min(length, max(0, (-base + stride - 1) // stride))
-    last = max(first, min(length, (limit - base + stride - 1) // stride))
-    return first, last
-
-
-@kernel
 def _gather(y, y_at, x, x_at, first, count, limit, stride):
     """``y[y_at + i] = row[first + stride * i]`` for i < count, as rows.py's `window`."""
-    begin, end = _bounds(first, stride, count, limit)
+    begin = min(count, max(0, (-first + stride - 1) // stride))
+    end = max(begin, min(count, (limit - first + stride - 1) // stride))
     y[y_at : y_at + begin] = 0
     y[y_at + end : y_at + count] = 0
-    if begin < end and stride == 2:
-        split(y, y_at + begin, x, x_at + first + 2 * begin, end - begin)
-        return
     for i in range(begin, end):
         y[y_at + i] = x[x_at + first + stride * i]
 
@@ -126,6 +116,8 @@ def pack_rows(
         to = at + q * pitch
         if stride_w == 1:
             window(packed, to, x, start, left, width, size)
+        elif stride_w == 2:  # and a single phase
+            window_by_two(packed, to, x, start, left + read_w[0], width, size)
         else:
             for b in range(read_w.size):
                 _gather(
@@ -143,7 +135,13 @@ def pack_source(x, packed, p, read_h, read_w, image, row, column, group):
     """
     size = p.source_h * p.source_w
     left = p.read_stride_w * column + p.read_base_w
+    first = max(0, p.read_stride_h * row + p.read_base_h)
+    length = (min(p.source_h, p.read_stride_h * (row + p.block_rows)) - first) * p.source_w
     for channel in range(p.source_channels):
+        if channel + 1 < p.source_channels:
+            for i in range(min(p.images, p.batch - image)):
+                of = ((image + i) * p.groups + group) * p.source_channels + channel + 1
+                prefetch(x, of * size + first * p.source_w, length)
         for a in range(read_h.size):
             top = p.read_stride_h * row + read_h[a] + p.read_base_h
             plane = channel * p.plane + a * read_w.size * p.phase_plane
@@ -163,6 +161,8 @@ def pack_lanes(dy, panel, p, image, row, column, group, first, lanes):
     panel[: lanes * p.panel_pitch] = 0
     rows = min(p.block_rows, p.result_h - row)
     width = min(p.block_columns, p.result_w - column)
+    if p.pitch == width == p.result_w:  # rows lie side by side in both
+        rows, width = 1, rows * width
     for lane in range(lanes):
         for i in range(min(p.images, p.batch - image)):
             of = ((image + i) * p.groups + group) * p.result_channels + first + lane
@@ -197,25 +197,28 @@ def unpack(panel, phase_pitch, y, p, image, row, column, channel, lanes, phase_h
     """
     channels = p.groups * p.result_channels
     left = p.write_stride_w * column + p.write_base_w
-    count = min(p.block_columns, p.columns - column)
-    woven = p.write_stride_w in WAYS
+    count, rows = min(p.block_columns, p.columns - column), min(p.block_rows, p.rows - row)
+    woven, dense = p.write_stride_w in WAYS, p.write_stride_h == p.write_stride_w == 1
+    joined = dense and p.pitch == count == p.result_w  # rows lie side by side in both
     for lane in range(lanes):
         offset = bias[channel + lane]
         for i in range(min(p.images, p.batch - image)):
             of = ((image + i) * channels + channel + lane) * p.result_h
+            at = lane * p.panel_pitch + i * p.image_rows * p.pitch
+            if joined:
+                copy(y, (of + row) * p.result_w, panel, at, rows * count, offset)
+                continue
             if woven:
                 weave_rows(
                     p.write_stride_w, y, of * p.result_w, p.result_h, p.result_w,
                     p.write_stride_h * row + phase_h + p.write_base_h, p.write_stride_h, left,
-                    panel, lane * p.panel_pitch + i * p.image_rows * p.pitch, p.pitch, phase_pitch,
-                    min(p.block_rows, p.rows - row), count, offset,
+                    panel, at, p.pitch, phase_pitch, rows, count, offset,
                 )  # fmt: skip
                 continue
-            for q in range(min(p.block_rows, p.rows - row)):
+            for q in range(rows):
                 h = p.write_stride_h * (row + q) + phase_h + p.write_base_h
                 if 0 <= h < p.result_h:
-                    at = lane * p.panel_pitch + (i * p.image_rows + q) * p.pitch
                     scatter(
-                        y, (of + h) * p.result_w, left, count, p.result_w, panel, at, phase_pitch,
-                        p.write_stride_w, offset,
+                        y, (of + h) * p.result_w, left, count, p.result_w,
+                        panel, at + q * p.pitch, phase_pitch, p.write_stride_w, offset,
                     )  # fmt: skip

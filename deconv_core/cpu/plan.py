@@ -111,9 +111,9 @@ def _common(geometry: ConvGeometry, work: Pass) -> tuple[dict[str, int], tuple[S
     elif tiled:
         rows, columns = tiled.rows, tiled.columns
         layout = tiled_layout(work._replace(rows=rows, columns=columns), tiled)
-    else:
-        rows, columns = work.rows, work.columns
-        layout = packed_layout(work)
+    else:  # of a 1x1 pass without strides, a picture is one long row
+        rows, columns = plain_sweeps(work.rows, work.columns) or (work.rows, work.columns)
+        layout = packed_layout(work._replace(rows=rows, columns=columns))
     numbers = dict.fromkeys(_FIELDS, 0) | layout
     numbers |= {
         "groups": geometry.groups, "source_channels": work.source, "result_channels": work.result,

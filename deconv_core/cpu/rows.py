@@ -73,37 +73,6 @@ def move(typing: Any, y: Any, y_at: Any, x: Any, x_at: Any) -> Any:
 
 
 @intrinsic
-def split(typing: Any, y: Any, y_at: Any, x: Any, x_at: Any, count: Any) -> Any:
-    """``y[y_at + i] = x[x_at + 2 * i]`` for i < count: for passes that read one phase only."""
-    signature = types.void(y, y_at, x, x_at, count)
-
-    def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
-        y_, y_at_, x_, x_at_, count_ = values
-        emit = Emitter(context, builder, x.dtype)
-        source, target = emit.pointer(x, x_, x_at_), emit.pointer(y, y_, y_at_)
-        two, one = ir.Constant(INDEX, 2), ir.Constant(INDEX, 1)
-        end = builder.sub(builder.mul(count_, two), one)
-        even = [2 * i for i in range(emit.width)]
-
-        def body(at: Any, masked: bool) -> None:
-            first = builder.mul(at, two)
-            second = builder.add(first, ir.Constant(INDEX, emit.width))
-            reads = [emit.step(source, first), emit.step(source, second)]
-            if masked:
-                low = emit.load_before(reads[0], first, end)
-                high = emit.load_before(reads[1], second, end)
-                emit.store_before(emit.shuffle(low, high, even), emit.step(target, at), at, count_)
-            else:
-                low, high = emit.load(reads[0]), emit.load_before(reads[1], second, end)
-                emit.store(emit.shuffle(low, high, even), emit.step(target, at))
-
-        vectors(emit, count_, body)
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-@intrinsic
 def window(
     typing: Any, y: Any, y_at: Any, x: Any, x_at: Any, first: Any, count: Any, limit: Any
 ) -> Any:
@@ -123,6 +92,30 @@ def window(
             start = builder.add(first_, at)
             row = emit.load_inside(emit.step(source, start), start, limit_)
             emit.store(row, emit.step(target, at))
+
+        vectors(emit, count_, body)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def window_by_two(
+    typing: Any, y: Any, y_at: Any, x: Any, x_at: Any, first: Any, count: Any, limit: Any
+) -> Any:
+    """``y[y_at + i] = row[first + 2 * i]`` for i < count, as `window`."""
+    signature = types.void(y, y_at, x, x_at, first, count, limit)
+
+    def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
+        y_, y_at_, x_, x_at_, first_, count_, limit_ = values
+        emit = Emitter(context, builder, x.dtype)
+        source, target = emit.pointer(x, x_, x_at_), emit.pointer(y, y_, y_at_)
+
+        def body(at: Any, masked: bool) -> None:
+            low = builder.add(first_, emit.times(at, 2))
+            starts = low, builder.add(low, ir.Constant(INDEX, emit.width))
+            reads = [emit.load_inside(emit.step(source, at), at, limit_) for at in starts]
+            emit.store(emit.pick(reads, [2 * i for i in range(emit.width)]), emit.step(target, at))
 
         vectors(emit, count_, body)
         return context.get_dummy_value()
@@ -231,11 +224,6 @@ def _move(y: np.ndarray, y_at: int, x: np.ndarray, x_at: int) -> None:
     y[y_at : y_at + width] = x[x_at : x_at + width]
 
 
-def _split(y: np.ndarray, y_at: int, x: np.ndarray, x_at: int, count: int) -> None:
-    """Compute `split` in plain Python."""
-    y[y_at : y_at + count] = x[x_at : x_at + 2 * count - 1 : 2]
-
-
 def _window(
     y: np.ndarray, y_at: int, x: np.ndarray, x_at: int, first: int, count: int, limit: int
 ) -> None:
@@ -245,6 +233,15 @@ def _window(
     if begin < end:
         row[begin - first : end - first] = x[x_at + begin : x_at + end]
     y[y_at : y_at + count] = row
+
+
+def _window_by_two(
+    y: np.ndarray, y_at: int, x: np.ndarray, x_at: int, first: int, count: int, limit: int
+) -> None:
+    """Compute `window_by_two` in plain Python."""
+    row = np.zeros(2 * count, x.dtype)
+    _window(row, 0, x, x_at, first, 2 * count, limit)
+    y[y_at : y_at + count] = row[::2]
 
 
 def _deal_python(
@@ -275,7 +272,8 @@ def _weave_python(
 
 
 if config.DISABLE_JIT:
-    copy, move, split, window, prefetch = _copy, _move, _split, _window, _prefetch
+    copy, move, window, window_by_two = _copy, _move, _window, _window_by_two
+    prefetch = _prefetch
     _deal, _weave = _deal_python, _weave_python
 
 
