@@ -71,31 +71,29 @@ def spread_loads(plan: Plan, itemsize: int) -> tuple[int, ...]:
     """Return the multiply-adds of a forward pass's or an input gradient's tasks."""
     p, width = plan.numbers[0], MACHINE.vector_bytes // itemsize
     each = int(p["source_channels"]) * len(plan.taps)
-    if p["plain"]:  # blocks of columns, the last of which may be shorter
-        ends = np.minimum(np.arange(p["column_blocks"] + 1) * p["block_columns"], p["columns"])
-        images = [min(p["images"], p["batch"] - i) for i in range(0, p["batch"], p["images"])]
-        lengths = [int(length) * int(n) for n in images for length in np.diff(ends)]
-    else:
-        lengths = [int(p["positions"])] * int(p["blocks"])
     steps = [(int(unit[2]), int(unit[4]) * width) for unit in plan.units]
     return tuple(
-        each * lanes * ceil_div(length, step) * step for length in lengths for lanes, step in steps
+        each * lanes * sum(ceil_div(length, step) * step for length in run)
+        for run in plan.runs
+        for lanes, step in steps
     )
 
 
 def dot_loads(plan: Plan, itemsize: int) -> tuple[int, ...]:
     """Return the multiply-adds of a weight gradient's tasks."""
     p, width = plan.numbers[0], MACHINE.vector_bytes // itemsize
-    length = ceil_div(int(p["images"] * p["columns"] if p["plain"] else p["positions"]), width)
     planes = 16 if p["tile"] else 1  # of Winograd's tiles
     streams = int(p["source_channels"]) * len(plan.taps) // planes
     units = [
         int(unit[2]) * ceil_div(streams, int(unit[4])) * int(unit[4]) * planes
         for unit in plan.units
     ]
-    chunks = int(p["chunks"])
-    ends = [chunk * int(p["blocks"]) // chunks for chunk in range(chunks + 1)]
-    return tuple((b - a) * unit * length * width for a, b in pairwise(ends) for unit in units)
+    chunks, lengths = (
+        int(p["chunks"]),
+        [sum(ceil_div(n, width) * width for n in run) for run in plan.runs],
+    )
+    ends = [chunk * len(lengths) // chunks for chunk in range(chunks + 1)]
+    return tuple(sum(lengths[a:b]) * unit for a, b in pairwise(ends) for unit in units)
 
 
 def _of_gemm(kind: str, geometry: ConvGeometry, plan: GemmPlan, itemsize: int) -> Launch:

@@ -91,6 +91,6 @@ LEAST_TILES = 16  # of a block: its weights are packed for so many
 GEMM_TASKS = 16
 MOST_SUMS = 160  # tiles, times write phases, of a block: the sums of one unit stay in cache
 GRAD_POSITIONS = 1 << 12  # of a weight gradient that is a product of matrices
-STREAM_COST = 32  # products, for each position, that packing a column by position costs
+STREAM_COST = 24  # products, for each position, that packing a column by position costs
 SOURCE_COST = 16  # products that packing an element of a picture costs
 SUMS_COST = 4  # vectors of products that it costs to add up those of a weight gradient

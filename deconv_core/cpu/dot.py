@@ -19,7 +19,7 @@ from .jit import kernel
 from .launch import address, array, call
 from .pack import pack_lanes, pack_source
 from .plan import PLAN, Plan
-from .tasks import block_at, count_workers, share
+from .tasks import block_at, count_workers, positions_of, share
 from .tile import dot
 from .winograd import pack_grad_tiles, pack_tiles, weight_from_tiles
 
@@ -64,10 +64,10 @@ def _offsets(p, taps):
 
 
 @kernel
-def _run(panel, packed, offsets, p, units, first, last, sums):
+def _run(panel, packed, offsets, p, units, first, last, positions, sums):
     """Add up the products of one block for a run of like units, whose panels are packed."""
     width = _VECTOR_BYTES // panel.itemsize
-    length = (p.positions + width - 1) // width * width
+    length = (positions + width - 1) // width * width
     lanes, step = units[first, 2], units[first, 4]
     across = (offsets.shape[1] - p.streams + step - 1) // step
     for plane in range(offsets.shape[0]):
@@ -95,7 +95,7 @@ def _chunk(chunk, begin, end, x, dy, partial, p, read_h, read_w, taps, units, sc
     packed[:] = 0  # so that what packing leaves as it is cannot be a NaN
     for block in range(chunk * p.blocks // p.chunks, (chunk + 1) * p.blocks // p.chunks):
         image, row, column = block_at(block, p)
-        packed_group = -1
+        positions, packed_group = positions_of(p, image, row), -1
         first = begin
         while first < end:  # a run of like units, whose panels stay in the nearest cache
             group, lanes = units[first, 0], units[first, 2]
@@ -119,7 +119,7 @@ def _chunk(chunk, begin, end, x, dy, partial, p, read_h, read_w, taps, units, sc
                 else:
                     pack_source(x, packed, p, read_h, read_w, image, row, column, group)
                 packed_group = group
-            _run(panel, packed, offsets, p, units, first, last, sums)
+            _run(panel, packed, offsets, p, units, first, last, positions, sums)
             first = last
 
 

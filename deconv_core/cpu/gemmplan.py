@@ -9,8 +9,10 @@ tiles, wherever pictures and rows end.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -139,19 +141,23 @@ def _phases(rows: Sweep, columns: Sweep) -> tuple[np.ndarray, np.ndarray]:
 def _made_by_dot(plan: Plan) -> float:
     """Return the products that a weight gradient's tiles make; their last sums cost some, too."""
     p, width = plan.numbers[0], MACHINE.vector_bytes // plan.itemsize
-    planes = 16 if p["tile"] else 1
     streams = p["source_channels"] * (1 if p["tile"] else p["kernel"])
-    length = int(p["images"] * p["block_columns"] if p["plain"] else p["positions"])
     each = sum(unit[2] * ceil_div(streams, unit[4]) * unit[4] for unit in plan.units)
-    return float(p["blocks"] * planes * each * width * (ceil_div(length, width) + SUMS_COST))
+    lengths = Counter(chain.from_iterable(plan.runs))
+    vectors = sum(times * (ceil_div(n, width) + SUMS_COST) for n, times in lengths.items())
+    return float((16 if p["tile"] else 1) * each * width * vectors)
 
 
 def _made(plan: Plan) -> int:
     """Return the products that the register tiles of another plan make."""
-    p, width = plan.numbers[0], MACHINE.vector_bytes // plan.itemsize
-    lengths = [(unit[2], unit[4] * width) for unit in plan.units]
-    each = sum(lanes * ceil_div(p["positions"], step) * step for lanes, step in lengths)
-    return int(p["blocks"] * each * p["source_channels"] * len(plan.taps))
+    each = plan.numbers[0]["source_channels"] * len(plan.taps)
+    width = MACHINE.vector_bytes // plan.itemsize
+    steps = Counter((int(unit[2]), int(unit[4]) * width) for unit in plan.units)
+    return int(each) * sum(
+        times * count * lanes * ceil_div(length, step) * step
+        for length, times in Counter(chain.from_iterable(plan.runs)).items()
+        for (lanes, step), count in steps.items()
+    )
 
 
 def _run(count: int, units: int, size: int, phases: int) -> int:

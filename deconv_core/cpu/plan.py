@@ -79,6 +79,26 @@ class Plan:
     workers: int
     itemsize: int
 
+    @property
+    def runs(self) -> list[list[int]]:
+        """The runs of positions that each block computes; the last of a picture may be shorter."""
+        p = self.numbers[0]
+        if p["tile"]:
+            return [[int(p["positions"])]] * int(p["blocks"])
+        if p["plain"]:  # of one image after the other, a single row
+            ends = np.minimum(np.arange(p["column_blocks"] + 1) * p["block_columns"], p["columns"])
+            images = [min(p["images"], p["batch"] - i) for i in range(0, p["batch"], p["images"])]
+            return [[int(length)] * int(n) for n in images for length in np.diff(ends)]
+        return [
+            [
+                int((min(p["images"], p["batch"] - image) - 1) * p["image_rows"] * p["pitch"])
+                + int(min(p["block_rows"], p["rows"] - row) * p["pitch"])
+            ]
+            for image in range(0, p["batch"], p["images"])
+            for row in range(0, p["rows"], p["block_rows"])
+            for _ in range(p["column_blocks"])
+        ]
+
 
 def _least_blocks(geometry: ConvGeometry, units: int) -> int:
     """Return how many blocks a pass is cut into at least; one where threads would not pay.

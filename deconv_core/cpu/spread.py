@@ -19,7 +19,7 @@ from .jit import kernel
 from .launch import address, array, call
 from .pack import pack_source, pack_weights, unpack, weight_places
 from .plan import PLAN, Plan
-from .tasks import block_at, count_workers, share
+from .tasks import block_at, count_workers, positions_of, share
 from .tile import spread
 from .winograd import pack_tile_weights, pack_tiles, unpack_tiles
 
@@ -54,7 +54,7 @@ def _block(
     packed, panel = scratch[: p.packed_size], scratch[p.packed_size :]
     lines = panel[p.panel_size :]
     width = _VECTOR_BYTES // x.itemsize
-    none = np.zeros(units[0, 2], x.dtype)
+    none, positions = np.zeros(units[0, 2], x.dtype), positions_of(p, image, row)
     packed_group = -1
     for u in range(first, last):
         group, lane, lanes, at = units[u, 0], units[u, 1], units[u, 2], units[u, 3]
@@ -75,7 +75,7 @@ def _block(
         for top in range(0, p.write_stride_h, p.phase_rows):  # write phases, some rows at a time
             bottom = min(p.write_stride_h, top + p.phase_rows)
             begin, end = top * p.write_stride_w, bottom * p.write_stride_w
-            for q in range(0, p.positions, step):
+            for q in range(0, positions, step):
                 for phase in range(begin, end):
                     spread(
                         lanes, weights, at + lanes * p.source_channels * phase_at[phase],

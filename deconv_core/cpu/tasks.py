@@ -21,6 +21,15 @@ def block_at(block, p):
 
 
 @kernel
+def positions_of(p, image, row):
+    """Return how many positions the block at (`image`, `row`) computes: the last may have fewer."""
+    if p.tile:
+        return p.positions
+    images, rows = min(p.images, p.batch - image), min(p.block_rows, p.rows - row)
+    return ((images - 1) * p.image_rows + rows) * p.pitch
+
+
+@kernel
 def share(worker, workers, tasks):
     """Return where a worker's tasks begin and end; odd ones go to the first, who wake first."""
     before = workers - 1
