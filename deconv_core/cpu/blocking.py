@@ -18,6 +18,8 @@ from .config import (
     BLOCK_POSITIONS,
     DOT_TERMS,
     MACHINE,
+    NEAR_BYTES,
+    NEAR_POSITIONS,
     PACK_BYTES,
     PANEL_BYTES,
     PANEL_PHASES,
@@ -137,7 +139,10 @@ def _blocks(work: Pass) -> dict[str, int]:
     """Cut a pass into blocks whose packed source stays in cache."""
     rows, columns = work.rows, work.columns
     phase_rows = max(1, min(rows.write_stride, PANEL_PHASES // columns.write_stride))
-    room = PACK_BYTES // (work.source * work.phases * work.itemsize)
+    each = work.source * work.phases * work.itemsize
+    room = PACK_BYTES // each
+    if not work.dot:  # within the second-level cache, unless that makes blocks small
+        room = max(NEAR_BYTES // each, min(NEAR_POSITIONS, room))
     most = work.most_positions(room, phase_rows)
     cut = _cut(rows, columns, work.batch, most, 1 if work.dot else work.blocks)
     return cut | {"phase_rows": phase_rows}
