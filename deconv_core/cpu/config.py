@@ -70,6 +70,7 @@ BLOCK_POSITIONS = 2048  # output positions of one block: its panel stays in cach
 PLANE_POSITIONS = 4096  # of a depthwise block: packed, it stays in the nearest cache
 CHANNEL_RUN = 16  # channels of a depthwise weight gradient that are read side by side
 PREFETCH_AHEAD = 1024  # elements, at least, between what is packed and what is called for
+SMALL_BAND = 512  # elements of a depthwise band below which its results are called for as well
 MIN_BLOCKS = 8  # blocks are cut smaller until there are so many, whatever the number of threads,
 MIN_TASKS = 64  # or until, with their units, they make so many tasks
 SHARED_MACS = 1 << 18  # multiply-adds below which a pass runs on the calling thread

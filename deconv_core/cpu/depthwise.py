@@ -14,7 +14,7 @@ from numba import prange
 from ..geometry import ConvGeometry
 from ..memory import empty
 from .arrays import flat
-from .config import MACHINE, PREFETCH_AHEAD
+from .config import MACHINE, PREFETCH_AHEAD, SMALL_BAND
 from .depthplan import DepthPlan, is_depthwise, plane_dot_plan, plane_plan
 from .jit import kernel
 from .pack import pack_rows, scatter
@@ -45,6 +45,16 @@ def _tile_by_phases(
 
 
 @kernel(inline="always")
+def _call_small(y, here, length):
+    """Call for what a later band finds as this one finds `length` elements from `here` on.
+
+    Longer bands are fetched by the machine itself as well, and calling would take longer.
+    """
+    if length < SMALL_BAND:
+        prefetch(y, here + PREFETCH_AHEAD, length)
+
+
+@kernel(inline="always")
 def _pack_band(x, plane, row, packed, p, read_h, read_w):
     """Pack the rows of one channel of one image that the band from `row` on reads.
 
@@ -71,6 +81,7 @@ def _write_band(
     pitch, columns, across, limit = p.pitch, p.columns, p.write_stride_w, p.result_w
     left, stride, line = p.write_base_w, p.write_stride_h, p.write_stride_h * p.result_w
     bottom, base = row + p.block_rows, (plane * p.result_h + p.write_base_h) * limit
+    _call_small(y, base + stride * row * limit, stride * p.block_rows * limit)
     for phase_h in range(stride):
         first, last = max(edges[2 * phase_h], row), min(edges[2 * phase_h + 1], bottom)
         phase, step = phase_h * across, ROWS if last - first >= ROWS else 1
@@ -139,10 +150,12 @@ def _add_band(x, dy, plane, row, packed, p, read_h, read_w, offsets, sums, at):
     """Add one band's products of the gradient and each tap's source to the `sums` from `at` on."""
     width, streams = _VECTOR_BYTES // x.itemsize, p.streams
     rows, columns, pitch, result_w = min(p.block_rows, p.rows - row), p.columns, p.pitch, p.result_w
+    here = (plane * p.result_h + row) * result_w
+    _call_small(dy, here, rows * result_w)
     _pack_band(x, plane, row, packed, p, read_h, read_w)
     for tap in range(0, offsets.size, streams):
         row_dot(
-            streams, dy, (plane * p.result_h + row) * result_w, result_w, packed, pitch,
+            streams, dy, here, result_w, packed, pitch,
             offsets, tap, rows, columns, sums, at + tap * width,
         )  # fmt: skip
 
