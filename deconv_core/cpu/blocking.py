@@ -17,6 +17,7 @@ from ..sweep import Sweep
 from .config import (
     BLOCK_POSITIONS,
     DOT_TERMS,
+    FEW_TAPS,
     MACHINE,
     NEAR_BYTES,
     NEAR_POSITIONS,
@@ -68,7 +69,10 @@ class Pass(NamedTuple):
         """
         panel = MACHINE.spread[0][0] * phase_rows * self.columns.write_stride * self.itemsize
         most = min(BLOCK_POSITIONS, room, PANEL_BYTES // panel)
-        return max(self.narrowest, min(most, DOT_TERMS * self.width) if self.dot else most)
+        if self.dot:
+            few = len(self.rows.taps) * len(self.columns.taps) <= FEW_TAPS
+            most = min(most, DOT_TERMS[few] * self.width)
+        return max(self.narrowest, most)
 
     def packed_size(self, size: int) -> int:
         """Return the elements of a packed source: `size`, and what whole vectors read beyond."""

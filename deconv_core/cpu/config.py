@@ -83,7 +83,8 @@ TILED_SHARE = 0.68  # of the direct products that those of Winograd's tiles may 
 TILED_SUM = 128  # tiles that a weight gradient adds up at once, at least
 TILES_BYTES = 1 << 19  # packed tiles of one block: the transformed weights share the cache
 TILE_LANES_BYTES = 1 << 22  # a weight gradient's transformed lanes that are packed together
-DOT_TERMS = 256  # products that one element of a weight gradient's vectors adds up in a row
+DOT_TERMS = 96, 64  # products that one element of a weight gradient's vectors adds up in a row,
+FEW_TAPS = 4  # and with so few taps, whose streams share less of what they read
 SUM_TERMS = 48  # products added up in a row: sums of such sums lose less to rounding
 GEMM_SHARE = 0.95, 0.6  # of another plan's products that a product of matrices may take, moves
 # included, without and with strides to write at
