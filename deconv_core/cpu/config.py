@@ -83,18 +83,20 @@ TILED_SHARE = 0.68  # of the direct products that those of Winograd's tiles may 
 TILED_SUM = 128  # tiles that a weight gradient adds up at once, at least
 TILES_BYTES = 1 << 19  # packed tiles of one block: the transformed weights share the cache
 TILE_LANES_BYTES = 1 << 22  # a weight gradient's transformed lanes that are packed together
-DOT_TERMS = 96, 64  # products that one element of a weight gradient's vectors adds up in a row,
-FEW_TAPS = 4  # and with so few taps, whose streams share less of what they read
+DOT_TERMS = 96, 64  # products that an element of a weight gradient's vectors adds up in a row
+FEW_TAPS = 4  # with so few, the second of these: their streams share less of what they read
 SUM_TERMS = 48  # products added up in a row: sums of such sums lose less to rounding
-GEMM_SHARE = 0.95, 0.6  # of another plan's products that a product of matrices may take, moves
-# included, without and with strides to write at
-MOVE_COST = 192  # products that moving a part of a column costs
+# Products of matrices: of another plan's products they may take so many, moves included, without
+# and with strides to write at.
+GEMM_SHARE = 0.95, 0.6
+MOVE_COST = 160  # products that moving a part of a column costs
+GEMM_POSITIONS = 1 << 16  # of a product, at most: there are tables of them
+GRAD_POSITIONS = 1 << 12  # of one that is a weight gradient
 COLUMN_BYTES = 1 << 23  # of a block of the column matrix
-CHUNK_ROWS = 256  # of the column matrix whose weights stay in the nearest cache
-LEAST_TILES = 16  # of a block: its weights are packed for so many
-GEMM_TASKS = 16
+LEAST_TILES = 16  # of a block, however many bytes: its weights are packed for so many
+GEMM_TASKS = 16  # blocks are cut smaller until there are so many tasks
+CHUNK_ROWS = 256  # of one matrix that are used from the nearest cache
 MOST_SUMS = 160  # tiles, times write phases, of a block: the sums of one unit stay in cache
-GRAD_POSITIONS = 1 << 12  # of a weight gradient that is a product of matrices
 STREAM_COST = 24  # products, for each position, that packing a column by position costs
 SOURCE_COST = 16  # products that packing an element of a picture costs
 SUMS_COST = 4  # vectors of products that it costs to add up those of a weight gradient

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
-from numba import config
 
 from ..geometry import ConvGeometry, ceil_div
 from ..sweep import Sweep, adjoint_sweep, forward_sweep
 from .config import BLOCK_POSITIONS, CHANNEL_RUN, MACHINE, MAX_CHUNKS, MIN_BLOCKS, PLANE_POSITIONS
-from .plan import PLAN
+from .plan import record, sweep_numbers
 from .rowtile import ROWS, RUNS, TAPS
 
 
@@ -124,16 +122,10 @@ def _numbers(
     size = phases * numbers["phase_plane"] + columns.reach
     numbers |= {
         "groups": geometry.groups, "source_channels": 1, "result_channels": 1,
-        "batch": geometry.batch, "rows": rows.count, "columns": columns.count,
-        "reach_h": rows.reach, "reach_w": columns.reach,
-        "kernel": len(rows.taps) * len(columns.taps),
+        "batch": geometry.batch, "kernel": len(rows.taps) * len(columns.taps),
         "packed_size": (ceil_div(size, width) + 1) * width,
     }  # fmt: skip
-    for name, axis in (("h", rows), ("w", columns)):
-        for field in ("read_stride", "read_base", "write_stride", "write_base"):
-            numbers[f"{field}_{name}"] = getattr(axis, field)
-        numbers[f"source_{name}"], numbers[f"result_{name}"] = axis.source, axis.result
-    return numbers
+    return numbers | sweep_numbers(rows, columns)
 
 
 def _finish(
@@ -141,16 +133,13 @@ def _finish(
     extra: int, tasks: int,
 ) -> DepthPlan:  # fmt: skip
     """Freeze the fields into a plan; `extra` elements of workspace follow the packed source."""
-    record: Any = np.zeros(1, PLAN)
-    if config.DISABLE_JIT:  # plain Python reads fields as attributes of record arrays only
-        record = record.view(np.recarray)
-    for name, value in numbers.items():
-        record[name] = value
     read_h, read_w = (np.array(axis.read_phases, np.int64) for axis in (rows, columns))
     runs, run_at, taps, phase_at = (np.array(values, np.int64) for values in lists)
     edges = np.array([_edges(rows, phase) for phase in range(rows.write_stride)], np.int64).ravel()
     size = ceil_div(numbers["packed_size"] + extra, 64) * 64
-    return DepthPlan(record, read_h, read_w, runs, run_at, taps, phase_at, edges, size, tasks)
+    return DepthPlan(
+        record(numbers), read_h, read_w, runs, run_at, taps, phase_at, edges, size, tasks
+    )
 
 
 @lru_cache(maxsize=512)

@@ -34,7 +34,7 @@ _VECTOR_BYTES = MACHINE.vector_bytes
 
 @kernel(_nrt=True)  # it allocates
 def _multiply(
-    w, columns, weights, panel, p, rows, tap_kernel, phase_at, group, channel, lanes, tiles
+    w, columns, weights, panel, p, weight_at, tap_kernel, phase_at, group, channel, lanes, tiles
 ):  # fmt: skip
     """Multiply packed tiles by the weights of some result channels: (phase, position, channel)."""
     width = _VECTOR_BYTES // panel.itemsize
@@ -50,7 +50,7 @@ def _multiply(
             for tile in range(tiles):
                 spread(
                     LANES, columns, at + tile * p.region,
-                    weights, before * block, taps * block, channels, rows, 0, taps, none, 0,
+                    weights, before * block, taps * block, channels, weight_at, 0, taps, none, 0,
                     panel, (phase * tiles + tile) * LANES * block, block, 1 if chunk == 0 else 0,
                 )  # fmt: skip
 
@@ -59,7 +59,7 @@ def _multiply(
 def _write(lines, y, p, channel, lanes, phase_h, first, end, bias):
     """Write the positions from `first` to `end` of row phase `phase_h`, for `lanes` channels."""
     channels, size, stride = p.groups * p.result_channels, p.rows * p.columns, p.write_stride_w
-    dense, area = p.write_stride_h * stride == 1, p.lines_size // stride
+    dense, area = p.write_stride_h * stride == 1, p.panel_plane
     for lane in range(lanes):
         at, offset = first, bias[channel + lane]
         while at < end:
@@ -96,7 +96,7 @@ def _unpack(panel, lines, places, y, p, channel, lanes, first, end, tiles, bias)
     for phase_h in range(p.write_stride_h):
         for phase_w in range(p.write_stride_w):
             source = (phase_h * p.write_stride_w + phase_w) * tiles * LANES
-            target = phase_w * (p.lines_size // p.write_stride_w)
+            target = phase_w * p.panel_plane
             for at in range(0, count, width):
                 transpose(
                     lines, target + at, places, 0, panel, (source + at) * block, block,
@@ -107,7 +107,7 @@ def _unpack(panel, lines, places, y, p, channel, lanes, first, end, tiles, bias)
 
 @kernel(_nrt=True)  # it allocates
 def _worker(
-    worker, workers, x, w, bias, y, plan, read_h, read_w, sources, tap_kernel, phase_at, rows,
+    worker, workers, x, w, bias, y, plan, read_h, read_w, sources, tap_kernel, phase_at, weight_at,
     parts, part_at, units, scratch,
 ):  # fmt: skip
     """Run the worker's tasks, those of one block together, in its row of `scratch`."""
@@ -118,7 +118,7 @@ def _worker(
     lines, packed = rest[: p.lines_size], rest[p.lines_size :]
     block, count = VECTORS * (_VECTOR_BYTES // y.itemsize), units.shape[0]
     places = np.zeros(3 * block, np.int64)
-    for k in range(block):
+    for k in range(block):  # each has room for whole vectors of positions
         places[3 * k], places[3 * k + 2] = k * p.panel_pitch, (k + 1) * p.panel_pitch
     begin, end = share(worker, workers, p.blocks * count)
     packed_block, packed_group = -1, -1
@@ -133,7 +133,7 @@ def _worker(
             )  # fmt: skip
             packed_block, packed_group = run, group
         _multiply(
-            w, columns, weights, panel, p, rows, tap_kernel, phase_at, group, channel, lanes,
+            w, columns, weights, panel, p, weight_at, tap_kernel, phase_at, group, channel, lanes,
             last - first,
         )  # fmt: skip
         _unpack(
@@ -144,15 +144,15 @@ def _worker(
 
 @kernel(parallel=True)
 def _launch(
-    run, x, w, bias, y, plan, read_h, read_w, sources, tap_kernel, phase_at, rows, parts, part_at,
-    units, scratch,
+    run, x, w, bias, y, plan, read_h, read_w, sources, tap_kernel, phase_at, weight_at,
+    parts, part_at, units, scratch,
 ):  # fmt: skip
     """Run all tasks with the kernel at the address `run`."""
     workers = scratch.shape[0]
     for worker in prange(workers):
         call(
             run, worker, workers, x, w, bias, y, plan, read_h, read_w, sources, tap_kernel,
-            phase_at, rows, parts, part_at, units, scratch,
+            phase_at, weight_at, parts, part_at, units, scratch,
         )  # fmt: skip
 
 
@@ -170,13 +170,12 @@ def run_gemm(
     x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, plan: GemmPlan
 ) -> np.ndarray:
     """Launch a forward pass or an input gradient into `y`."""
-    p = plan.numbers[0]
-    workers = min(numba.get_num_threads(), int(p["blocks"]) * len(plan.units))
+    p, workers = plan.numbers[0], min(numba.get_num_threads(), plan.workers)
     _launch(
         _address(x.dtype), flat(x), flat(w),
         np.zeros(y.shape[1], x.dtype) if bias is None else flat(bias), y.ravel(),
         plan.numbers, plan.read_h, plan.read_w, plan.sources, plan.tap_kernel,
-        plan.phase_at, plan.rows, plan.parts, plan.part_at, plan.units,
+        plan.phase_at, plan.weight_at, plan.parts, plan.part_at, plan.units,
         empty((workers, int(p["scratch_size"])), x.dtype),
     )  # fmt: skip
     return y

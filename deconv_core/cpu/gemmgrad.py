@@ -127,12 +127,11 @@ def _addresses(dtype: np.dtype) -> tuple[Any, Any]:
 
 def run_gemm_grad(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, plan: GemmPlan) -> np.ndarray:
     """Launch a weight gradient into `dw`."""
-    p = plan.numbers[0]
-    workers = min(numba.get_num_threads(), len(plan.units))
+    p, workers = plan.numbers[0], min(numba.get_num_threads(), plan.workers)
     _launch(
         *_addresses(x.dtype), flat(x), flat(dy), dw.ravel(),
         empty((int(p["groups"] * p["lanes_size"]),), x.dtype), plan.numbers, plan.read_h,
-        plan.read_w, plan.sources, plan.rows, plan.parts, plan.units,
+        plan.read_w, plan.sources, plan.weight_at, plan.parts, plan.units,
         empty((workers, int(p["scratch_size"])), x.dtype),
     )  # fmt: skip
     return dw

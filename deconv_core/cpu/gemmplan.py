@@ -13,10 +13,8 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
-from typing import Any
 
 import numpy as np
-from numba import config
 
 from ..geometry import ConvGeometry, ceil_div
 from ..sweep import Sweep, adjoint_sweep, forward_sweep
@@ -24,19 +22,22 @@ from .blocking import line_stride
 from .config import (
     CHUNK_ROWS,
     COLUMN_BYTES,
+    GEMM_POSITIONS,
     GEMM_SHARE,
     GEMM_TASKS,
     GRAD_POSITIONS,
     LEAST_TILES,
     MACHINE,
+    MIN_BLOCKS,
     MOST_SUMS,
     MOVE_COST,
     SHARED_MACS,
     SOURCE_COST,
     STREAM_COST,
     SUMS_COST,
+    WORKER_MACS,
 )
-from .plan import PLAN, Plan, dot_plan, spread_plan
+from .plan import Plan, dot_plan, record, spread_plan, sweep_numbers, tap_tables
 
 LANES, VECTORS = MACHINE.spread[0]  # of the register tile: positions, and vectors of channels
 
@@ -52,11 +53,12 @@ class GemmPlan:
     sources : (taps,), int64, offset of each tap into the packed source, write phase by write phase
     tap_kernel : (taps,), int64, position of each tap in the kernel
     phase_at : (phases + 1,), int64, where each write phase's taps begin
-    rows : int64, offset of each tap's weights into those of its channel in its phase
+    weight_at : int64, offset of each tap's weights into those of its channel in its phase
     parts : int64, (place in a tile, picture, place in the packed picture) of each run of positions
         that lie side by side in a tile and in the source, no longer than a vector
     part_at : int64, where each tile's parts begin
-    units : (n, 3), of each unit the group, first channel and channels
+    units : (n, 3), of each unit the group, first channel (or column) and how many it has
+    workers : how many threads are worth waking for the tasks, at most
     """
 
     numbers: np.ndarray
@@ -65,10 +67,11 @@ class GemmPlan:
     sources: np.ndarray
     tap_kernel: np.ndarray
     phase_at: np.ndarray
-    rows: np.ndarray
+    weight_at: np.ndarray
     parts: np.ndarray
     part_at: np.ndarray
     units: np.ndarray
+    workers: int
 
 
 def _parts(
@@ -100,39 +103,6 @@ def _packed_size(images: int, layout: dict[str, int], itemsize: int) -> int:
     return line_stride(images * layout["plane"] + layout["pitch"] + 2 * width, itemsize)
 
 
-def _taps(
-    rows: Sweep, columns: Sweep, layout: dict[str, int]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return a plan's sources, tap_kernel and phase_at."""
-    plane, pitch, across = layout["phase_plane"], layout["pitch"], len(columns.read_phases)
-    found = [
-        (
-            write_h * columns.write_stride + write_w,
-            (read_h * across + read_w) * plane + offset_h * pitch + offset_w,
-        )
-        for write_h, read_h, offset_h in rows.taps
-        for write_w, read_w, offset_w in columns.taps
-    ]
-    phase, source = np.array(found, np.int64).T
-    order = np.argsort(phase, kind="stable")
-    phases = np.arange(rows.write_stride * columns.write_stride + 1)
-    return source[order], order, np.searchsorted(phase[order], phases)
-
-
-def _record(rows: Sweep, columns: Sweep, numbers: dict[str, int]) -> np.ndarray:
-    """Return a plan's numbers, with those of its sweeps."""
-    record: Any = np.zeros(1, PLAN)
-    if config.DISABLE_JIT:  # plain Python reads fields as attributes of record arrays only
-        record = record.view(np.recarray)
-    for name, value in numbers.items():
-        record[name] = value
-    for name, axis in (("h", rows), ("w", columns)):
-        for field in ("reach", "read_stride", "read_base", "write_stride", "write_base"):
-            record[f"{field}_{name}"] = getattr(axis, field)
-        record[f"source_{name}"], record[f"result_{name}"] = axis.source, axis.result
-    return record
-
-
 def _phases(rows: Sweep, columns: Sweep) -> tuple[np.ndarray, np.ndarray]:
     """Return a plan's read_h and read_w."""
     return np.array(rows.read_phases, np.int64), np.array(columns.read_phases, np.int64)
@@ -160,8 +130,16 @@ def _made(plan: Plan) -> int:
     )
 
 
+def _workers(geometry: ConvGeometry, tasks: int) -> int:
+    """Return how many threads are worth waking for so many tasks."""
+    return min(tasks, max(MIN_BLOCKS, geometry.macs // WORKER_MACS))
+
+
 def _run(count: int, units: int, size: int, phases: int) -> int:
-    """Return the tiles of a block, if there are `count` of `size` bytes each in all."""
+    """Return the tiles of a block, if there are `count` of `size` bytes each in all.
+
+    Each block is multiplied by all `units`, and has sums for all write `phases` of one of them.
+    """
     most = min(COLUMN_BYTES // size, MOST_SUMS // phases)
     blocks = ceil_div(count, max(LEAST_TILES, most))
     blocks = max(blocks, min(ceil_div(GEMM_TASKS, units), count // LEAST_TILES))
@@ -177,17 +155,19 @@ def gemm_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> GemmPlan 
     source, result = channels[::-1] if adjoint else channels
     width, kernel = MACHINE.vector_bytes // itemsize, len(rows.taps) * len(columns.taps)
     positions, block = geometry.batch * rows.count * columns.count, VECTORS * width
-    phases_written = rows.write_stride * columns.write_stride
-    if geometry.macs < SHARED_MACS or not positions:
+    phases_written, count = rows.write_stride * columns.write_stride, ceil_div(positions, LANES)
+    if geometry.macs < SHARED_MACS or not 0 < positions <= GEMM_POSITIONS:
+        return None
+    most = GEMM_SHARE[phases_written > 1] * _made(spread_plan(geometry, adjoint, itemsize))
+    most /= source * kernel * geometry.groups
+    products = count * LANES * ceil_div(result, block) * block
+    if products > most:
         return None
     layout = _layout(rows, columns, itemsize)
     parts, part_at = _parts(rows, columns, geometry.batch, layout["pitch"], width, LANES)
-    count = ceil_div(positions, LANES)
-    taps = _taps(rows, columns, layout)
-    products = count * LANES * ceil_div(result, block) * block + MOVE_COST * (len(parts) // 3)
-    made = _made(spread_plan(geometry, adjoint, itemsize))
-    if products * source * kernel * geometry.groups > GEMM_SHARE[phases_written > 1] * made:
+    if products + MOVE_COST * (len(parts) // 3) > most:
         return None
+    taps = tap_tables(rows, columns, layout)
 
     units = [
         (group, first, min(block, result - first))
@@ -202,8 +182,7 @@ def gemm_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> GemmPlan 
     room = ceil_div(run * LANES, width) * width
     numbers = {
         "groups": geometry.groups, "source_channels": source, "result_channels": result,
-        "batch": geometry.batch, "rows": rows.count, "columns": columns.count,
-        "images": images, "kernel": kernel,
+        "batch": geometry.batch, "kernel": kernel,
         "w_lane": kernel if adjoint else geometry.weight_shape[1] * kernel,
         "w_channel": geometry.weight_shape[1] * kernel if adjoint else kernel,
         "chunk": chunk, "chunks": chunks, "region": region,
@@ -212,13 +191,15 @@ def gemm_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> GemmPlan 
         "columns_size": line_stride(run * chunks * region, itemsize),
         "weight_size": line_stride(chunk * kernel * block, itemsize),
         "panel_size": run * LANES * block * phases_written,
-        "lines_size": room * block * columns.write_stride, "panel_pitch": room,
+        "panel_pitch": room, "panel_plane": room * block,
+        "lines_size": room * block * columns.write_stride + width,
     }  # fmt: skip
     sizes = (numbers[f"{name}_size"] for name in ("columns", "weight", "panel", "lines"))
     numbers["scratch_size"] = sum(sizes) + numbers["packed_size"]
     return GemmPlan(
-        _record(rows, columns, numbers | layout), *_phases(rows, columns), *taps,
+        record(numbers | layout | sweep_numbers(rows, columns)), *_phases(rows, columns), *taps,
         np.arange(kernel) * block, parts, part_at, np.array(units, np.int64),
+        _workers(geometry, numbers["blocks"] * len(units)),
     )  # fmt: skip
 
 
@@ -235,7 +216,7 @@ def gemm_grad_plan(geometry: ConvGeometry, itemsize: int) -> GemmPlan | None:
     )
     width, kernel = MACHINE.vector_bytes // itemsize, len(rows.taps) * len(columns.taps)
     positions, block = geometry.batch * rows.count * columns.count, VECTORS * width
-    if geometry.macs < SHARED_MACS or positions > GRAD_POSITIONS:
+    if geometry.macs < SHARED_MACS or not 0 < positions <= GRAD_POSITIONS:
         return None
     tiles, streams = ceil_div(result, LANES), source * kernel
     packed = min(source, ceil_div(block - 1, kernel) + 1) * rows.source * columns.source
@@ -254,8 +235,8 @@ def gemm_grad_plan(geometry: ConvGeometry, itemsize: int) -> GemmPlan | None:
     ]
     numbers = {
         "groups": geometry.groups, "source_channels": source, "result_channels": result,
-        "batch": geometry.batch, "rows": rows.count, "columns": columns.count,
-        "kernel": kernel, "positions": positions, "tiles": tiles, "chunk": CHUNK_ROWS,
+        "batch": geometry.batch, "kernel": kernel,
+        "positions": positions, "tiles": tiles, "chunk": CHUNK_ROWS,
         "line_pitch": line, "lines_size": line * block,
         "packed_size": _packed_size(geometry.batch, layout, itemsize),
         "columns_size": line_stride(positions * block, itemsize),
@@ -265,7 +246,7 @@ def gemm_grad_plan(geometry: ConvGeometry, itemsize: int) -> GemmPlan | None:
     sizes = (numbers[f"{name}_size"] for name in ("columns", "panel", "lines", "packed"))
     numbers["scratch_size"] = sum(sizes)
     return GemmPlan(
-        _record(rows, columns, numbers | layout), *_phases(rows, columns),
-        *_taps(rows, columns, layout), np.zeros(1, np.int64), parts, part_at,
-        np.array(units, np.int64),
+        record(numbers | layout | sweep_numbers(rows, columns)), *_phases(rows, columns),
+        *tap_tables(rows, columns, layout), np.zeros(1, np.int64), parts, part_at,
+        np.array(units, np.int64), _workers(geometry, len(units)),
     )  # fmt: skip

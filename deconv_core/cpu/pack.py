@@ -131,17 +131,19 @@ def pack_source(x, packed, p, read_h, read_w, image, row, column, group):
 
     `packed` becomes (channel, phase, image and row, column), with zeros for whatever lies outside
     the source. Rows are written in the order of their addresses, so each may run over into the
-    next. Room for images beyond the last, and behind the planes, is left as it is.
+    next. Room for images beyond the last, and behind the planes, is left as it is. While a channel
+    is packed, the next one's rows are called for, unless they belong to other blocks as well.
     """
     size = p.source_h * p.source_w
     left = p.read_stride_w * column + p.read_base_w
-    first = max(0, p.read_stride_h * row + p.read_base_h)
-    length = (min(p.source_h, p.read_stride_h * (row + p.block_rows)) - first) * p.source_w
+    first = p.read_stride_h * row + p.read_base_h
+    last = min(p.source_h, first + p.read_stride_h * (p.block_rows + p.reach_h))
+    first = max(0, first)
     for channel in range(p.source_channels):
-        if channel + 1 < p.source_channels:
+        if channel + 1 < p.source_channels and p.column_blocks == 1:
             for i in range(min(p.images, p.batch - image)):
                 of = ((image + i) * p.groups + group) * p.source_channels + channel + 1
-                prefetch(x, of * size + first * p.source_w, length)
+                prefetch(x, of * size + first * p.source_w, (last - first) * p.source_w)
         for a in range(read_h.size):
             top = p.read_stride_h * row + read_h[a] + p.read_base_h
             plane = channel * p.plane + a * read_w.size * p.phase_plane

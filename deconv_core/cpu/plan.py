@@ -36,7 +36,7 @@ _FIELDS = (
     "weight_size scratch_size "  # all units' weights (or sums), one worker's workspace
     "kernel w_lane w_channel streams tile_size lanes_size unit_run "  # weights and their sums
     "near_run panel_plane plain tile line_pitch lines_size "  # Winograd's tiles, their rows
-    "chunk tiles region columns_size"  # products of matrices: channels packed together, positions
+    "chunk tiles region columns_size"  # products of matrices: rows taken together, tiles, columns
 ).split()
 _TABLES = "read_h read_w taps tap_kernel phase_at corners units".split()
 _FIELDS += [f"{table}_{end}" for table in _TABLES for end in ("begin", "end")]
@@ -137,18 +137,33 @@ def _common(geometry: ConvGeometry, work: Pass) -> tuple[dict[str, int], tuple[S
     numbers = dict.fromkeys(_FIELDS, 0) | layout
     numbers |= {
         "groups": geometry.groups, "source_channels": work.source, "result_channels": work.result,
-        "batch": geometry.batch, "rows": rows.count, "columns": columns.count,
-        "reach_h": rows.reach, "reach_w": columns.reach,
-        "kernel": len(work.rows.taps) * len(work.columns.taps),
+        "batch": geometry.batch, "kernel": len(work.rows.taps) * len(work.columns.taps),
     }  # fmt: skip
+    return numbers | sweep_numbers(rows, columns), (rows, columns)
+
+
+def sweep_numbers(rows: Sweep, columns: Sweep) -> dict[str, int]:
+    """Return the fields of a plan that its sweeps fill."""
+    numbers = {"rows": rows.count, "columns": columns.count}
     for name, axis in (("h", rows), ("w", columns)):
-        for field in ("read_stride", "read_base", "write_stride", "write_base"):
+        for field in (
+            "reach", "read_stride", "read_base", "write_stride", "write_base", "source", "result",
+        ):  # fmt: skip
             numbers[f"{field}_{name}"] = getattr(axis, field)
-        numbers[f"source_{name}"], numbers[f"result_{name}"] = axis.source, axis.result
-    return numbers, (rows, columns)
+    return numbers
 
 
-def _taps(
+def record(numbers: dict[str, int]) -> np.ndarray:
+    """Return the fields of a plan as a record."""
+    made: Any = np.zeros(1, PLAN)
+    if config.DISABLE_JIT:  # plain Python reads fields as attributes of record arrays only
+        made = made.view(np.recarray)
+    for name, value in numbers.items():
+        made[name] = value
+    return made
+
+
+def tap_tables(
     rows: Sweep, columns: Sweep, layout: dict[str, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the taps' offsets and kernel positions by write phase, and where phases start."""
@@ -191,23 +206,18 @@ def _finish(
     scratch = numbers["packed_size"] + numbers["panel_size"] + numbers["lines_size"]
     numbers["weight_size"], numbers["scratch_size"] = size, scratch
     rows, columns = sweeps
-    taps, kernel, starts = _taps(rows, columns, numbers)
+    taps, kernel, starts = tap_tables(rows, columns, numbers)
     corners = np.empty(0, np.int64)
     if numbers["tile"]:
         product, corners = products((work.rows, work.columns), sweeps)
         kernel = product[kernel]
     found = rows.read_phases, columns.read_phases, taps, kernel, starts, corners, np.ravel(units)
     tables, views = _joined(found, numbers)
-    record = np.zeros(1, PLAN)
-    if config.DISABLE_JIT:  # plain Python reads fields as attributes of record arrays only
-        record = record.view(np.recarray)
-    for name, value in numbers.items():
-        record[name] = value
     tasks = (numbers["chunks"] or numbers["blocks"]) * len(units)
     least = MIN_BLOCKS if geometry.macs >= SHARED_MACS else 1
     workers = max(1, min(tasks, max(least, geometry.macs // WORKER_MACS)))
     return Plan(
-        record, tables, **views, weight_size=size, scratch_size=scratch, workers=workers,
+        record(numbers), tables, **views, weight_size=size, scratch_size=scratch, workers=workers,
         itemsize=work.itemsize,
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Transposing weights: what lies far apart becomes neighbours, a square of vectors at a time."""
+"""Transposing: what lies far apart becomes neighbours, a square of vectors at a time."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def transpose(
     """``y[y_at + place[k] + lane] = x[x_at + lane * x_pitch + k]`` for k < count.
 
     `lanes` are at most a vector of them. Three elements of `places` are for each k: the place is
-    the first one plus `step` times the second. With `spill` 1, not 0, a whole vector is written
-    wherever it ends before the third.
+    the first one plus `step` times the second. With `spill` 1, not 0, fewer lanes than a vector are
+    written as a whole one wherever it ends at the third at the latest.
     """
     signature = types.void(y, y_at, places, step, x, x_at, x_pitch, lanes, count, spill)
 
