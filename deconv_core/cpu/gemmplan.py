@@ -165,7 +165,8 @@ def gemm_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> GemmPlan 
         return None
     layout = _layout(rows, columns, itemsize)
     parts, part_at = _parts(rows, columns, geometry.batch, layout["pitch"], width, LANES)
-    if products + MOVE_COST * (len(parts) // 3) > most:
+    pixels = geometry.batch * rows.source * columns.source
+    if products + MOVE_COST * (len(parts) // 3) + SOURCE_COST * pixels // kernel > most:
         return None
     taps = tap_tables(rows, columns, layout)
 
