@@ -6,7 +6,7 @@ Each rival runs in a process of its own beside one of ours, a step each in turn,
 the same state of the machine; the ratio is taken turn by turn. Before anything is timed, three
 steps from the same weights on the same images must give the same losses.
 
-Ours runs DDNet's tail of deconvolutions as a matrix (docs/kernels.md, section 7), which PyTorch
+Ours runs DDNet's tail of deconvolutions as a matrix (docs/kernels.md, section 8), which PyTorch
 does not; with --layer-by-layer it runs every layer on every image, as PyTorch does.
 """
 
