@@ -130,6 +130,12 @@ def _made(plan: Plan) -> int:
     )
 
 
+def _units(groups: int, count: int, block: int) -> np.ndarray:
+    """Cut `count` channels (or columns) of each group into blocks: group, first, how many."""
+    cut = [(first, min(block, count - first)) for first in range(0, count, block)]
+    return np.array([(group, *part) for group in range(groups) for part in cut], np.int64)
+
+
 def _workers(geometry: ConvGeometry, tasks: int) -> int:
     """Return how many threads are worth waking for so many tasks."""
     return min(tasks, max(MIN_BLOCKS, geometry.macs // WORKER_MACS))
@@ -170,11 +176,7 @@ def gemm_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> GemmPlan 
         return None
     taps = tap_tables(rows, columns, layout)
 
-    units = [
-        (group, first, min(block, result - first))
-        for group in range(geometry.groups)
-        for first in range(0, result, block)
-    ]
+    units = _units(geometry.groups, result, block)
     chunk = max(1, min(source, CHUNK_ROWS // int(np.diff(taps[2]).max())))
     chunks = ceil_div(source, chunk)
     region = chunk * kernel * LANES + phases_written * width
@@ -199,7 +201,7 @@ def gemm_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> GemmPlan 
     numbers["scratch_size"] = sum(sizes) + numbers["packed_size"]
     return GemmPlan(
         record(numbers | layout | sweep_numbers(rows, columns)), *_phases(rows, columns), *taps,
-        np.arange(kernel) * block, parts, part_at, np.array(units, np.int64),
+        np.arange(kernel) * block, parts, part_at, units,
         _workers(geometry, numbers["blocks"] * len(units)),
     )  # fmt: skip
 
@@ -229,11 +231,7 @@ def gemm_grad_plan(geometry: ConvGeometry, itemsize: int) -> GemmPlan | None:
     layout = _layout(rows, columns, itemsize)
     parts, part_at = _parts(rows, columns, geometry.batch, layout["pitch"], width, positions)
     line = line_stride(positions + width, itemsize)
-    units = [
-        (group, first, min(block, streams - first))
-        for group in range(geometry.groups)
-        for first in range(0, streams, block)
-    ]
+    units = _units(geometry.groups, streams, block)
     numbers = {
         "groups": geometry.groups, "source_channels": source, "result_channels": result,
         "batch": geometry.batch, "kernel": kernel,
@@ -249,5 +247,5 @@ def gemm_grad_plan(geometry: ConvGeometry, itemsize: int) -> GemmPlan | None:
     return GemmPlan(
         record(numbers | layout | sweep_numbers(rows, columns)), *_phases(rows, columns),
         *tap_tables(rows, columns, layout), np.zeros(1, np.int64), parts, part_at,
-        np.array(units, np.int64), _workers(geometry, len(units)),
+        units, _workers(geometry, len(units)),
     )  # fmt: skip

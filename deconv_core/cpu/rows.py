@@ -72,55 +72,50 @@ def move(typing: Any, y: Any, y_at: Any, x: Any, x_at: Any) -> Any:
     return signature, generate
 
 
-@intrinsic
-def window(
-    typing: Any, y: Any, y_at: Any, x: Any, x_at: Any, first: Any, count: Any, limit: Any
-) -> Any:
-    """``y[y_at + i] = row[first + i]`` for i < count.
+def _window(stride: int) -> Any:
+    """Return an intrinsic for ``y[y_at + i] = row[first + stride * i]`` for i < count.
 
     Row is ``x[x_at : x_at + limit]`` with zeros before and after it. Whole vectors of `y` are
     written.
     """
-    signature = types.void(y, y_at, x, x_at, first, count, limit)
 
-    def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
-        y_, y_at_, x_, x_at_, first_, count_, limit_ = values
-        emit = Emitter(context, builder, x.dtype)
-        source, target = emit.pointer(x, x_, x_at_), emit.pointer(y, y_, y_at_)
+    def typed(
+        typing: Any, y: Any, y_at: Any, x: Any, x_at: Any, first: Any, count: Any, limit: Any
+    ) -> Any:
+        signature = types.void(y, y_at, x, x_at, first, count, limit)
 
-        def body(at: Any, masked: bool) -> None:
-            start = builder.add(first_, at)
-            row = emit.load_inside(emit.step(source, start), start, limit_)
-            emit.store(row, emit.step(target, at))
+        def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
+            y_, y_at_, x_, x_at_, first_, count_, limit_ = values
+            emit = Emitter(context, builder, x.dtype)
+            source, target = emit.pointer(x, x_, x_at_), emit.pointer(y, y_, y_at_)
+            wanted = [stride * i for i in range(emit.width)]
 
-        vectors(emit, count_, body)
-        return context.get_dummy_value()
+            def body(at: Any, masked: bool) -> None:
+                low = builder.add(first_, emit.times(at, stride))
+                starts = [
+                    builder.add(low, ir.Constant(INDEX, i * emit.width)) for i in range(stride)
+                ]
+                reads = [emit.load_inside(emit.step(source, at), at, limit_) for at in starts]
+                emit.store(emit.pick(reads, wanted), emit.step(target, at))
 
-    return signature, generate
+            vectors(emit, count_, body)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    def plain(
+        y: np.ndarray, y_at: int, x: np.ndarray, x_at: int, first: int, count: int, limit: int
+    ) -> None:
+        row = np.zeros(stride * count, x.dtype)
+        begin, end = max(0, first), min(limit, first + row.size)
+        if begin < end:
+            row[begin - first : end - first] = x[x_at + begin : x_at + end]
+        y[y_at : y_at + count] = row[::stride]
+
+    return plain if config.DISABLE_JIT else intrinsic(typed)
 
 
-@intrinsic
-def window_by_two(
-    typing: Any, y: Any, y_at: Any, x: Any, x_at: Any, first: Any, count: Any, limit: Any
-) -> Any:
-    """``y[y_at + i] = row[first + 2 * i]`` for i < count, as `window`."""
-    signature = types.void(y, y_at, x, x_at, first, count, limit)
-
-    def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
-        y_, y_at_, x_, x_at_, first_, count_, limit_ = values
-        emit = Emitter(context, builder, x.dtype)
-        source, target = emit.pointer(x, x_, x_at_), emit.pointer(y, y_, y_at_)
-
-        def body(at: Any, masked: bool) -> None:
-            low = builder.add(first_, emit.times(at, 2))
-            starts = low, builder.add(low, ir.Constant(INDEX, emit.width))
-            reads = [emit.load_inside(emit.step(source, at), at, limit_) for at in starts]
-            emit.store(emit.pick(reads, [2 * i for i in range(emit.width)]), emit.step(target, at))
-
-        vectors(emit, count_, body)
-        return context.get_dummy_value()
-
-    return signature, generate
+window, window_by_two = _window(1), _window(2)
 
 
 @intrinsic(prefer_literal=True)
@@ -224,26 +219,6 @@ def _move(y: np.ndarray, y_at: int, x: np.ndarray, x_at: int) -> None:
     y[y_at : y_at + width] = x[x_at : x_at + width]
 
 
-def _window(
-    y: np.ndarray, y_at: int, x: np.ndarray, x_at: int, first: int, count: int, limit: int
-) -> None:
-    """Compute `window` in plain Python."""
-    row = np.zeros(count, x.dtype)
-    begin, end = max(0, first), min(limit, first + count)
-    if begin < end:
-        row[begin - first : end - first] = x[x_at + begin : x_at + end]
-    y[y_at : y_at + count] = row
-
-
-def _window_by_two(
-    y: np.ndarray, y_at: int, x: np.ndarray, x_at: int, first: int, count: int, limit: int
-) -> None:
-    """Compute `window_by_two` in plain Python."""
-    row = np.zeros(2 * count, x.dtype)
-    _window(row, 0, x, x_at, first, 2 * count, limit)
-    y[y_at : y_at + count] = row[::2]
-
-
 def _deal_python(
     parts: int, y: np.ndarray, y_at: int, pitch: int,
     x: np.ndarray, x_at: int, first: int, count: int, limit: int,
@@ -272,8 +247,7 @@ def _weave_python(
 
 
 if config.DISABLE_JIT:
-    copy, move, window, window_by_two = _copy, _move, _window, _window_by_two
-    prefetch = _prefetch
+    copy, move, prefetch = _copy, _move, _prefetch
     _deal, _weave = _deal_python, _weave_python
 
 
