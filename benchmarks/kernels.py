@@ -30,7 +30,6 @@ from ratios import geometric_mean
 from report import Report, parser, positive, wanted
 
 from deconv_core import geometry
-from deconv_core.cpu.depthplan import is_depthwise
 
 PASSES = tuple(tasks.KINDS)
 TABLES = {"transposed": shapes.TRANSPOSED, "ordinary": shapes.ORDINARY}
@@ -71,10 +70,8 @@ class Row:
     @property
     def made(self) -> float:
         """Multiply-adds that the register tiles make, for each that a direct pass asks for."""
-        if is_depthwise(self.geometry):  # its tiles are others
-            return 1.0
-        kind = tasks.KINDS[self.what][self.transposed]
-        return tasks.of_plan(kind, self.geometry, 4).total / self.geometry.macs
+        launch = tasks.of_plan(tasks.KINDS[self.what][self.transposed], self.geometry, 4)
+        return launch.total / self.geometry.macs if launch else 1.0
 
     def case(self) -> dict[str, np.ndarray]:
         """Return an input, a weight and a gradient to the output."""

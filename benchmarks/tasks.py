@@ -20,8 +20,9 @@ import numpy as np
 
 from deconv_core.cpu import conv, gemmplan, linear
 from deconv_core.cpu.config import MACHINE
+from deconv_core.cpu.conv import choose, choose_grad
 from deconv_core.cpu.gemmplan import GemmPlan
-from deconv_core.cpu.plan import Plan, dot_plan, spread_plan
+from deconv_core.cpu.plan import Plan
 from deconv_core.geometry import ConvGeometry, ceil_div
 
 KINDS = {  # of a convolution's passes, of a transposed one's
@@ -110,22 +111,16 @@ def _of_gemm(kind: str, geometry: ConvGeometry, plan: GemmPlan, itemsize: int) -
     return Launch(kind, geometry, loads, cut, len(loads))
 
 
-def _gemm(kind: str, geometry: ConvGeometry, itemsize: int) -> GemmPlan | None:
-    """Return the plan of a pass if it is a product of matrices."""
+def of_plan(kind: str, geometry: ConvGeometry, itemsize: int) -> Launch | None:
+    """Return the launch of a convolution's pass; None of those whose tiles are others."""
     if kind == "weight gradient":
-        return gemmplan.gemm_grad_plan(geometry, itemsize)
-    return gemmplan.gemm_plan(geometry, kind == "source gradient", itemsize)
-
-
-def of_plan(kind: str, geometry: ConvGeometry, itemsize: int) -> Launch:
-    """Return the launch of a convolution's pass."""
-    product = _gemm(kind, geometry, itemsize)
-    if product is not None:
-        return _of_gemm(kind, geometry, product, itemsize)
-    if kind == "weight gradient":
-        plan = dot_plan(geometry, itemsize)
+        _, plan = choose_grad(geometry, itemsize)
     else:
-        plan = spread_plan(geometry, kind == "source gradient", itemsize)
+        _, plan = choose(geometry, kind == "source gradient", itemsize)
+    if isinstance(plan, GemmPlan):
+        return _of_gemm(kind, geometry, plan, itemsize)
+    if not isinstance(plan, Plan):
+        return None
     p = plan.numbers[0]
     loads = (dot_loads if kind == "weight gradient" else spread_loads)(plan, itemsize)
     parts = "chunks" if kind == "weight gradient" else "blocks"
@@ -154,19 +149,23 @@ def _of_sums(batch: int, features: int, lanes: list[int], chunk: int) -> Launch:
 def watched() -> Iterator[Counter[Launch]]:
     """Count the launches made inside the block.
 
-    Plans are noted where the kernels ask for them; depthwise convolutions, of which DDNet has none,
-    are not.
+    They are noted where kernels are chosen. A convolution as large as the picture shows as the
+    products that it is; depthwise convolutions, of which DDNet has none, are not noted.
     """
     found: Counter[Launch] = Counter()
 
-    def dense(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> GemmPlan | None:
-        kind = "source gradient" if adjoint else "result"
-        found[of_plan(kind, geometry, itemsize)] += 1
-        return gemmplan.gemm_plan(geometry, adjoint, itemsize)
+    def note(kind: str, geometry: ConvGeometry, itemsize: int) -> None:
+        launch = of_plan(kind, geometry, itemsize)
+        if launch is not None:
+            found[launch] += 1
 
-    def grad(geometry: ConvGeometry, itemsize: int) -> GemmPlan | None:
-        found[of_plan("weight gradient", geometry, itemsize)] += 1
-        return gemmplan.gemm_grad_plan(geometry, itemsize)
+    def source(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> conv.Choice:
+        note("source gradient" if adjoint else "result", geometry, itemsize)
+        return choose(geometry, adjoint, itemsize)
+
+    def weight(geometry: ConvGeometry, itemsize: int) -> conv.Choice:
+        note("weight gradient", geometry, itemsize)
+        return choose_grad(geometry, itemsize)
 
     combine, forward = linear._combine, linear._forward
 
@@ -183,7 +182,7 @@ def watched() -> Iterator[Counter[Launch]]:
         forward(*given)
 
     changes: list[tuple[Any, str, Callable[..., Any]]] = [
-        (conv, "gemm_plan", dense), (conv, "gemm_grad_plan", grad),
+        (conv, "choose", source), (conv, "choose_grad", weight),
         (linear, "_combine", strips), (linear, "_forward", sums),
     ]  # fmt: skip
     patches = [mock.patch.object(*change) for change in changes]

@@ -9,7 +9,7 @@ import numpy as np
 
 from deconv_core import functional as F
 from deconv_core import geometry
-from deconv_core.cpu import gemmplan, plan
+from deconv_core.cpu import conv, gemmplan, plan
 
 Call = tuple[str, Callable[..., Any], list[np.ndarray], list[Any], dict[str, Any]]
 
@@ -139,19 +139,23 @@ def every_step(dtype: Any) -> Iterator[tuple[str, Callable[..., Any], list[Any],
         yield "sgd_step", F.sgd_step, arrays, [False, 0.1, 0.9, 0.5, 0.1, False]
 
 
+def choose_again() -> None:
+    """Let the kernels of every geometry be chosen and planned anew."""
+    for cache in (conv.choose, conv.choose_grad, plan.spread_plan, plan.dot_plan):
+        cache.cache_clear()
+
+
 def share_from(macs: int) -> None:
     """Let passes of fewer multiply-adds than `macs` be one task on the calling thread."""
     plan.SHARED_MACS = macs
-    plan.spread_plan.cache_clear()
-    plan.dot_plan.cache_clear()
+    choose_again()
 
 
 def multiply(wherever_possible: bool) -> None:
     """Let every pass that can be a product of matrices be one, however small or slow, or none."""
     gemmplan.GEMM_SHARE = (1e9, 1e9) if wherever_possible else (0, 0)
     gemmplan.SHARED_MACS = 0
-    gemmplan.gemm_plan.cache_clear()
-    gemmplan.gemm_grad_plan.cache_clear()
+    choose_again()
 
 
 def bits(result: Any) -> list[bytes]:

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import calls
 import numpy as np
 import oracle
 import pytest
@@ -29,12 +30,12 @@ def tiles_wherever_they_can() -> Iterator[None]:
     """Run whatever passes Winograd's tiles can do by them, however small and slow."""
     before = tiling.TILED_LEAST, tiling.TILED_SHARE
     tiling.TILED_LEAST, tiling.TILED_SHARE = 1, 1e9
-    spread_plan.cache_clear(), dot_plan.cache_clear()
+    calls.choose_again()
     try:
         yield
     finally:
         tiling.TILED_LEAST, tiling.TILED_SHARE = before
-        spread_plan.cache_clear(), dot_plan.cache_clear()
+        calls.choose_again()
 
 
 def plans(shape: geometry.ConvGeometry, itemsize: int = 4) -> list[Any]:

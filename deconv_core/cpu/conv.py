@@ -1,21 +1,22 @@
 """The three convolution kernels: forward, input gradient (a transposed forward), weight gradient.
 
-Each is a plan (plan.py) and a pass that follows it (spread.py, dot.py), but for two kinds of
-convolution that have kernels of their own: depthwise, and as large as the picture.
+Each is a plan and a pass that follows it, chosen once for a geometry: depthwise (depthwise.py), as
+large as the picture (whole.py), by products of matrices (gemm.py, gemmgrad.py) where these are
+cheaper, and by positions (spread.py, dot.py), as nearly all are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
 import numpy as np
 
 from ..geometry import ConvGeometry
-from ..memory import empty
-from .depthwise import (
-    depthwise_forward,
-    depthwise_input_grad,
-    depthwise_weight_grad,
-    is_depthwise,
-)
+from ..memory import zeros
+from .depthplan import is_depthwise, plane_dot_plan, plane_plan
+from .depthwise import run_bands, run_chunks
 from .dot import run_dot
 from .gemm import run_gemm
 from .gemmgrad import run_gemm_grad
@@ -24,55 +25,57 @@ from .plan import dot_plan, spread_plan
 from .spread import run_spread
 from .whole import is_whole, whole_forward, whole_input_grad, whole_weight_grad
 
+Choice = tuple[Callable[..., np.ndarray], Any]
 
-def _dense(
-    x: np.ndarray,
-    w: np.ndarray,
-    bias: np.ndarray | None,
-    y: np.ndarray,
-    geometry: ConvGeometry,
-    adjoint: bool,
-) -> np.ndarray:
-    """Run a forward pass or, with `adjoint`, an input gradient into `y`, by the cheapest plan."""
-    gemm = gemm_plan(geometry, adjoint, x.itemsize)
+
+@lru_cache(maxsize=1024)  # every call asks
+def choose(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Choice:
+    """Choose the kernels of a forward pass or, with `adjoint`, an input gradient, and their plan.
+
+    A convolution as large as the picture has no plan: its kernels are told the geometry.
+    """
+    if is_whole(geometry):
+        return (whole_input_grad if adjoint else whole_forward), geometry
+    if is_depthwise(geometry):
+        return run_bands, plane_plan(geometry, adjoint, itemsize)
+    gemm = gemm_plan(geometry, adjoint, itemsize)
     if gemm is not None:
-        return run_gemm(x, w, bias, y, gemm)
-    return run_spread(x, w, bias, y, spread_plan(geometry, adjoint, x.itemsize))
+        return run_gemm, gemm
+    return run_spread, spread_plan(geometry, adjoint, itemsize)
+
+
+@lru_cache(maxsize=1024)
+def choose_grad(geometry: ConvGeometry, itemsize: int) -> Choice:
+    """Choose the kernels of a weight gradient, and their plan."""
+    if is_whole(geometry):
+        return whole_weight_grad, geometry
+    if is_depthwise(geometry):
+        return run_chunks, plane_dot_plan(geometry, itemsize)
+    gemm = gemm_grad_plan(geometry, itemsize)
+    if gemm is not None:
+        return run_gemm_grad, gemm
+    return run_dot, dot_plan(geometry, itemsize)
 
 
 def conv_forward(
     x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, geometry: ConvGeometry
 ) -> np.ndarray:
     """Return the convolution of `x` with `w`."""
-    if is_depthwise(geometry):
-        return depthwise_forward(x, w, bias, geometry)
-    if is_whole(geometry):
-        return whole_forward(x, w, bias, geometry)
-    return _dense(x, w, bias, empty(geometry.output_shape, x.dtype), geometry, False)
+    run, plan = choose(geometry, False, x.itemsize)
+    return run(x, w, bias, plan)
 
 
 def conv_input_grad(
     dy: np.ndarray, w: np.ndarray, bias: np.ndarray | None, geometry: ConvGeometry
 ) -> np.ndarray:
     """Return the adjoint of the convolution: its input gradient, a transposed one's forward."""
-    if is_depthwise(geometry):
-        return depthwise_input_grad(dy, w, bias, geometry)
-    if is_whole(geometry):
-        return whole_input_grad(dy, w, bias, geometry)
-    return _dense(dy, w, bias, empty(geometry.input_shape, dy.dtype), geometry, True)
+    run, plan = choose(geometry, True, dy.itemsize)
+    return run(dy, w, bias, plan)
 
 
 def conv_weight_grad(x: np.ndarray, dy: np.ndarray, geometry: ConvGeometry) -> np.ndarray:
     """Return the gradient of the convolution to its weight."""
-    if is_depthwise(geometry):
-        return depthwise_weight_grad(x, dy, geometry)
-    if is_whole(geometry):
-        return whole_weight_grad(x, dy, geometry)
-    dw = empty(geometry.weight_shape, x.dtype)
     if not geometry.batch:
-        dw.fill(0)
-        return dw
-    gemm = gemm_grad_plan(geometry, x.itemsize)
-    if gemm is not None:
-        return run_gemm_grad(x, dy, dw, gemm)
-    return run_dot(x, dy, dw, dot_plan(geometry, x.itemsize))
+        return zeros(geometry.weight_shape, x.dtype)
+    run, plan = choose_grad(geometry, x.itemsize)
+    return run(x, dy, plan)

@@ -7,7 +7,6 @@ taps in neighbouring packed rows of one column: the rows that one tap reads serv
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
@@ -24,6 +23,7 @@ class DepthPlan:
 
     Attributes
     ----------
+    shape : of the result
     numbers : structured array of one `PLAN` record
     read_h, read_w : int64, the phases of the source that are packed
     runs : int64, offset of each run (or tap) into the packed source
@@ -35,6 +35,7 @@ class DepthPlan:
     tasks : how many there are to share among threads
     """
 
+    shape: tuple[int, ...]
     numbers: np.ndarray
     read_h: np.ndarray
     read_w: np.ndarray
@@ -129,8 +130,8 @@ def _numbers(
 
 
 def _finish(
-    numbers: dict[str, int], rows: Sweep, columns: Sweep, lists: tuple[list[int], ...],
-    extra: int, tasks: int,
+    shape: tuple[int, ...], numbers: dict[str, int], rows: Sweep, columns: Sweep,
+    lists: tuple[list[int], ...], extra: int, tasks: int,
 ) -> DepthPlan:  # fmt: skip
     """Freeze the fields into a plan; `extra` elements of workspace follow the packed source."""
     read_h, read_w = (np.array(axis.read_phases, np.int64) for axis in (rows, columns))
@@ -138,11 +139,10 @@ def _finish(
     edges = np.array([_edges(rows, phase) for phase in range(rows.write_stride)], np.int64).ravel()
     size = ceil_div(numbers["packed_size"] + extra, 64) * 64
     return DepthPlan(
-        record(numbers), read_h, read_w, runs, run_at, taps, phase_at, edges, size, tasks
+        shape, record(numbers), read_h, read_w, runs, run_at, taps, phase_at, edges, size, tasks
     )
 
 
-@lru_cache(maxsize=512)
 def plane_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> DepthPlan:
     """Plan a depthwise forward pass or, with `adjoint`, its input gradient."""
     sweep = adjoint_sweep if adjoint else forward_sweep
@@ -155,10 +155,10 @@ def plane_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> DepthPla
         numbers["panel_size"] = numbers["panel_pitch"] * columns.write_stride
     tasks = geometry.batch * geometry.groups * numbers["row_blocks"]
     extra = numbers["kernel"] + numbers["panel_size"]
-    return _finish(numbers, rows, columns, lists, extra, tasks)
+    shape = geometry.input_shape if adjoint else geometry.output_shape
+    return _finish(shape, numbers, rows, columns, lists, extra, tasks)
 
 
-@lru_cache(maxsize=512)
 def plane_dot_plan(geometry: ConvGeometry, itemsize: int) -> DepthPlan:
     """Plan a depthwise weight gradient: a task is some channels and a chunk of all bands."""
     rows, columns = forward_sweep(geometry.rows), forward_sweep(geometry.cols)
@@ -180,4 +180,5 @@ def plane_dot_plan(geometry: ConvGeometry, itemsize: int) -> DepthPlan:
     numbers["unit_run"] = run
     numbers["chunks"] = min(blocks, MAX_CHUNKS, ceil_div(MIN_BLOCKS, parts))
     tasks = numbers["chunks"] * parts
-    return _finish(numbers, rows, columns, (starts, [], [], []), run * padded * width, tasks)
+    lists, extra = (starts, list[int](), list[int](), list[int]()), run * padded * width
+    return _finish(geometry.weight_shape, numbers, rows, columns, lists, extra, tasks)

@@ -11,17 +11,14 @@ import numba
 import numpy as np
 from numba import prange
 
-from ..geometry import ConvGeometry
 from ..memory import empty
 from .arrays import flat
 from .config import MACHINE, PREFETCH_AHEAD, SMALL_BAND
-from .depthplan import DepthPlan, is_depthwise, plane_dot_plan, plane_plan
+from .depthplan import DepthPlan
 from .jit import kernel
 from .pack import pack_rows, scatter
 from .rows import prefetch
 from .rowtile import ROWS, RUNS, row_dot, row_tile
-
-__all__ = ["depthwise_forward", "depthwise_input_grad", "depthwise_weight_grad", "is_depthwise"]
 
 _VECTOR_BYTES, _LENGTHS = MACHINE.vector_bytes, len(RUNS)
 
@@ -203,10 +200,9 @@ def _workspace(plan: DepthPlan, dtype: np.dtype) -> np.ndarray:
     return empty((min(numba.get_num_threads(), plan.tasks), plan.scratch_size), dtype)
 
 
-def _run_bands(
-    x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, plan: DepthPlan
-) -> np.ndarray:
-    """Launch a forward pass or an input gradient into `y`."""
+def run_bands(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, plan: DepthPlan) -> np.ndarray:
+    """Launch a forward pass or an input gradient and return its result."""
+    y = empty(plan.shape, x.dtype)
     if y.size:
         _band_pass(
             flat(x), flat(w), np.empty(0, x.dtype) if bias is None else flat(bias),
@@ -216,29 +212,9 @@ def _run_bands(
     return y
 
 
-def depthwise_forward(
-    x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, geometry: ConvGeometry
-) -> np.ndarray:
-    """Return the convolution of `x` with `w`."""
-    plan = plane_plan(geometry, False, x.itemsize)
-    return _run_bands(x, w, bias, empty(geometry.output_shape, x.dtype), plan)
-
-
-def depthwise_input_grad(
-    dy: np.ndarray, w: np.ndarray, bias: np.ndarray | None, geometry: ConvGeometry
-) -> np.ndarray:
-    """Return the adjoint of the convolution: its input gradient, a transposed one's forward."""
-    plan = plane_plan(geometry, True, dy.itemsize)
-    return _run_bands(dy, w, bias, empty(geometry.input_shape, dy.dtype), plan)
-
-
-def depthwise_weight_grad(x: np.ndarray, dy: np.ndarray, geometry: ConvGeometry) -> np.ndarray:
-    """Return the gradient of the convolution to its weight."""
-    dw = empty(geometry.weight_shape, x.dtype)
-    if not geometry.batch:
-        dw.fill(0)
-        return dw
-    plan = plane_dot_plan(geometry, x.itemsize)
+def run_chunks(x: np.ndarray, dy: np.ndarray, plan: DepthPlan) -> np.ndarray:
+    """Launch a weight gradient and return its result."""
+    dw = empty(plan.shape, x.dtype)
     partial = empty((int(plan.numbers["chunks"][0]), dw.size), x.dtype)
     _chunk_pass(
         flat(x), flat(dy), dw.reshape(-1), plan.numbers, plan.read_h, plan.read_w, plan.runs,

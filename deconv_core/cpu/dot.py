@@ -203,8 +203,9 @@ def _addresses(dtype: np.dtype) -> tuple[Any, Any]:
     )
 
 
-def run_dot(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, plan: Plan) -> np.ndarray:
-    """Launch a weight gradient into `dw`."""
+def run_dot(x: np.ndarray, dy: np.ndarray, plan: Plan) -> np.ndarray:
+    """Launch a weight gradient and return its result."""
+    dw = empty(plan.shape, x.dtype)
     partial = empty((int(plan.numbers["chunks"][0]), plan.weight_size), x.dtype)
     run = _alone if plan.workers == 1 else _shared
     workers = count_workers(plan)

@@ -166,10 +166,9 @@ def _address(dtype: np.dtype) -> Any:
     )  # fmt: skip
 
 
-def run_gemm(
-    x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, plan: GemmPlan
-) -> np.ndarray:
-    """Launch a forward pass or an input gradient into `y`."""
+def run_gemm(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, plan: GemmPlan) -> np.ndarray:
+    """Launch a forward pass or an input gradient and return its result."""
+    y = empty(plan.shape, x.dtype)
     p, workers = plan.numbers[0], min(numba.get_num_threads(), plan.workers)
     _launch(
         _address(x.dtype), flat(x), flat(w),

@@ -125,8 +125,9 @@ def _addresses(dtype: np.dtype) -> tuple[Any, Any]:
     )  # fmt: skip
 
 
-def run_gemm_grad(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, plan: GemmPlan) -> np.ndarray:
-    """Launch a weight gradient into `dw`."""
+def run_gemm_grad(x: np.ndarray, dy: np.ndarray, plan: GemmPlan) -> np.ndarray:
+    """Launch a weight gradient and return its result."""
+    dw = empty(plan.shape, x.dtype)
     p, workers = plan.numbers[0], min(numba.get_num_threads(), plan.workers)
     _launch(
         *_addresses(x.dtype), flat(x), flat(dy), dw.ravel(),

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain
 
 import numpy as np
@@ -48,6 +47,7 @@ class GemmPlan:
 
     Attributes
     ----------
+    shape : of the result
     numbers : structured array of one `PLAN` record
     read_h, read_w : int64, the phases of the source that are packed
     sources : (taps,), int64, offset of each tap into the packed source, write phase by write phase
@@ -61,6 +61,7 @@ class GemmPlan:
     workers : how many threads are worth waking for the tasks, at most
     """
 
+    shape: tuple[int, ...]
     numbers: np.ndarray
     read_h: np.ndarray
     read_w: np.ndarray
@@ -152,7 +153,6 @@ def _run(count: int, units: int, size: int, phases: int) -> int:
     return ceil_div(count, blocks)
 
 
-@lru_cache(maxsize=512)
 def gemm_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> GemmPlan | None:
     """Plan a forward pass or, with `adjoint`, an input gradient; None if another is cheaper."""
     sweep = adjoint_sweep if adjoint else forward_sweep
@@ -200,13 +200,13 @@ def gemm_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> GemmPlan 
     sizes = (numbers[f"{name}_size"] for name in ("columns", "weight", "panel", "lines"))
     numbers["scratch_size"] = sum(sizes) + numbers["packed_size"]
     return GemmPlan(
+        geometry.input_shape if adjoint else geometry.output_shape,
         record(numbers | layout | sweep_numbers(rows, columns)), *_phases(rows, columns), *taps,
         np.arange(kernel) * block, parts, part_at, units,
         _workers(geometry, numbers["blocks"] * len(units)),
     )  # fmt: skip
 
 
-@lru_cache(maxsize=512)
 def gemm_grad_plan(geometry: ConvGeometry, itemsize: int) -> GemmPlan | None:
     """Plan a weight gradient; None if another plan is cheaper.
 
@@ -245,6 +245,7 @@ def gemm_grad_plan(geometry: ConvGeometry, itemsize: int) -> GemmPlan | None:
     sizes = (numbers[f"{name}_size"] for name in ("columns", "panel", "lines", "packed"))
     numbers["scratch_size"] = sum(sizes)
     return GemmPlan(
+        geometry.weight_shape,
         record(numbers | layout | sweep_numbers(rows, columns)), *_phases(rows, columns),
         *tap_tables(rows, columns, layout), np.zeros(1, np.int64), parts, part_at,
         units, _workers(geometry, len(units)),

@@ -49,6 +49,7 @@ class Plan:
 
     Attributes
     ----------
+    shape : of the result
     numbers : structured array of one `PLAN` record
     tables : int64, the next seven, one after another, for the kernels: every array that they are
         called with takes its time; NAME is from `numbers`' NAME_begin to its NAME_end
@@ -65,6 +66,7 @@ class Plan:
     itemsize : bytes of an element
     """
 
+    shape: tuple[int, ...]
     numbers: np.ndarray
     tables: np.ndarray
     read_h: np.ndarray
@@ -196,6 +198,7 @@ def _joined(found: tuple[Any, ...], numbers: dict[str, int]) -> tuple[np.ndarray
 
 def _finish(
     geometry: ConvGeometry,
+    shape: tuple[int, ...],
     work: Pass,
     numbers: dict[str, int],
     sweeps: tuple[Sweep, Sweep],
@@ -217,8 +220,8 @@ def _finish(
     least = MIN_BLOCKS if geometry.macs >= SHARED_MACS else 1
     workers = max(1, min(tasks, max(least, geometry.macs // WORKER_MACS)))
     return Plan(
-        record(numbers), tables, **views, weight_size=size, scratch_size=scratch, workers=workers,
-        itemsize=work.itemsize,
+        shape, record(numbers), tables, **views, weight_size=size, scratch_size=scratch,
+        workers=workers, itemsize=work.itemsize,
     )  # fmt: skip
 
 
@@ -246,7 +249,8 @@ def spread_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Plan:
     most = min(MACHINE.spread[0][0], result)
     phases = numbers["phase_rows"] * sweeps[1].write_stride
     numbers["panel_size"] = 0 if numbers["plain"] else numbers["panel_pitch"] * most * phases
-    return _finish(geometry, work, numbers, sweeps, units, line_stride(at, itemsize))
+    shape = geometry.input_shape if adjoint else geometry.output_shape
+    return _finish(geometry, shape, work, numbers, sweeps, units, line_stride(at, itemsize))
 
 
 @lru_cache(maxsize=512)
@@ -283,4 +287,4 @@ def dot_plan(geometry: ConvGeometry, itemsize: int) -> Plan:
     numbers["panel_size"] = 0 if numbers["plain"] else numbers["panel_plane"] * planes
     most = max(1, min(MAX_CHUNKS, PARTIAL_BYTES // (at * itemsize)))
     numbers["chunks"] = min(most, numbers["blocks"])
-    return _finish(geometry, work, numbers, sweeps, units, at)
+    return _finish(geometry, geometry.weight_shape, work, numbers, sweeps, units, at)

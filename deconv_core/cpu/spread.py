@@ -160,10 +160,9 @@ def _addresses(dtype: np.dtype) -> tuple[Any, Any]:
     )
 
 
-def run_spread(
-    x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, plan: Plan
-) -> np.ndarray:
-    """Launch a forward pass or an input gradient into `y`."""
+def run_spread(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, plan: Plan) -> np.ndarray:
+    """Launch a forward pass or an input gradient and return its result."""
+    y = empty(plan.shape, x.dtype)
     if y.size:
         workers = count_workers(plan)
         run = _alone if plan.workers == 1 else _shared

@@ -7,7 +7,6 @@ Its adjoint makes pictures from vectors: the first layer of many a generator.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import numpy as np
 
@@ -16,7 +15,6 @@ from .arrays import flat
 from .linear import linear_forward, linear_input_grad, linear_weight_grad
 
 
-@lru_cache(maxsize=512)  # every call asks
 def is_whole(geometry: ConvGeometry) -> bool:
     """Tell whether the kernel covers the picture exactly, and all channels."""
     return geometry.groups == 1 and all(
