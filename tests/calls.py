@@ -36,6 +36,9 @@ CONV = [
     ((2, 2, 16, 32), (2, 1, 3, 3), {"stride": 3, "groups": 2}),
     ((1, 3, 9, 18), (3, 1, 3, 2), {"dilation": 2, "padding": (2, 0), "groups": 3}),
     ((1, 2, 90, 70), (2, 1, 4, 3), {"stride": (1, 2), "padding": 1, "groups": 2}),
+    ((2, 3, 5, 7), (3, 1, 3, 3), {"padding": 1, "groups": 3}),  # narrow ones, read in place
+    ((2, 20, 14, 7), (20, 1, 4, 3), {"padding": (0, 2), "dilation": (1, 2), "groups": 20}),
+    ((1, 2, 15, 15), (2, 1, 5, 5), {"padding": 2, "groups": 2}),
 ]
 # (batch, in, H, W), (in, out / groups, kh, kw), options
 TRANSPOSED = [

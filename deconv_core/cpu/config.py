@@ -22,11 +22,13 @@ class Machine:
     ----------
     spread : (lanes, vectors) pairs for `tile.spread`, largest first; ends with one lane
     dot : (lanes, vectors) pairs for `tile.dot`, largest first; ends with one lane
+    masked : whether loads are masked by bits, for free
     """
 
     vector_bytes: int
     spread: tuple[tuple[int, int], ...]
     dot: tuple[tuple[int, int], ...]
+    masked: bool = False
 
 
 _WIDE = (  # for 32 registers
@@ -34,7 +36,7 @@ _WIDE = (  # for 32 registers
     ((4, 6), (3, 6), (2, 8), (1, 9)),
 )
 _FAMILIES = {
-    "avx512": Machine(64, *_WIDE),
+    "avx512": Machine(64, *_WIDE, masked=True),
     "avx2": Machine(
         32, ((6, 2), (5, 2), (4, 3), (3, 3), (2, 5), (1, 8)), ((4, 3), (3, 3), (2, 5), (1, 9))
     ),

@@ -1,8 +1,8 @@
 """The three convolution kernels: forward, input gradient (a transposed forward), weight gradient.
 
-Each is a plan and a pass that follows it, chosen once for a geometry: depthwise (depthwise.py), as
-large as the picture (whole.py), by products of matrices (gemm.py, gemmgrad.py) where these are
-cheaper, and by positions (spread.py, dot.py), as nearly all are.
+Each is a plan and a pass that follows it, chosen once for a geometry: depthwise (depthwise.py and,
+for narrow pictures, planes.py), as large as the picture (whole.py), by products of matrices
+(gemm.py, gemmgrad.py) where these are cheaper, and by positions (spread.py, dot.py), as nearly all.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from .gemm import run_gemm
 from .gemmgrad import run_gemm_grad
 from .gemmplan import gemm_grad_plan, gemm_plan
 from .plan import dot_plan, spread_plan
+from .planes import is_narrow, planes_grad_plan, planes_plan, run_planes, run_planes_grad
 from .spread import run_spread
 from .whole import is_whole, whole_forward, whole_input_grad, whole_weight_grad
 
@@ -36,6 +37,8 @@ def choose(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Choice:
     """
     if is_whole(geometry):
         return (whole_input_grad if adjoint else whole_forward), geometry
+    if is_depthwise(geometry) and is_narrow(geometry, itemsize):
+        return run_planes, planes_plan(geometry, adjoint, itemsize)
     if is_depthwise(geometry):
         return run_bands, plane_plan(geometry, adjoint, itemsize)
     gemm = gemm_plan(geometry, adjoint, itemsize)
@@ -49,6 +52,8 @@ def choose_grad(geometry: ConvGeometry, itemsize: int) -> Choice:
     """Choose the kernels of a weight gradient, and their plan."""
     if is_whole(geometry):
         return whole_weight_grad, geometry
+    if is_depthwise(geometry) and is_narrow(geometry, itemsize):
+        return run_planes_grad, planes_grad_plan(geometry, itemsize)
     if is_depthwise(geometry):
         return run_chunks, plane_dot_plan(geometry, itemsize)
     gemm = gemm_grad_plan(geometry, itemsize)

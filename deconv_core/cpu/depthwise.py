@@ -131,7 +131,7 @@ def _band_pass(
 
 
 @kernel
-def _sum_vectors(sums, at, total, total_at, count, width):
+def sum_vectors(sums, at, total, total_at, count, width):
     """Write the sums of `count` vectors of `sums`, from `at` on, each taken by halves."""
     for i in range(count):
         half = width // 2
@@ -176,7 +176,17 @@ def _chunks(begin, end, x, dy, partial, p, read_h, read_w, offsets, scratch):
                 )  # fmt: skip
         for channel in range(first, last):
             at = (channel - first) * size
-            _sum_vectors(sums, at, partial[chunk], channel * p.kernel, p.kernel, width)
+            sum_vectors(sums, at, partial[chunk], channel * p.kernel, p.kernel, width)
+
+
+@kernel
+def add_chunks(partial, dw):
+    """Add the rows of `partial` up, in their order."""
+    for i in range(dw.size):
+        total = partial[0, i]
+        for chunk in range(1, partial.shape[0]):
+            total += partial[chunk, i]
+        dw[i] = total
 
 
 @kernel(parallel=True)
@@ -188,11 +198,7 @@ def _chunk_pass(x, dy, dw, plan, read_h, read_w, offsets, tasks, partial, scratc
             i * tasks // workers, (i + 1) * tasks // workers, x, dy, partial, plan[0],
             read_h, read_w, offsets, scratch[i],
         )  # fmt: skip
-    for i in range(dw.size):
-        total = partial[0, i]
-        for chunk in range(1, partial.shape[0]):
-            total += partial[chunk, i]
-        dw[i] = total
+    add_chunks(partial, dw)
 
 
 def _workspace(plan: DepthPlan, dtype: np.dtype) -> np.ndarray:

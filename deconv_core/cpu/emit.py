@@ -163,14 +163,17 @@ class Emitter:
             self.builder.module, ir.FunctionType(result, arguments), f"llvm.masked.{name}.{suffix}"
         )
 
-    def load_before(self, pointer: Any, first: Any, end: Any) -> Any:
-        """Load the elements i with ``first + i < end``, zeros for the rest; touch no others."""
+    def _masked_load(self, pointer: Any, mask: Any) -> Any:
+        """Load the elements that `mask` names, zeros for the rest."""
         address = self.builder.bitcast(pointer, self.vector.as_pointer())
-        mask = self._masked(first, end)
         function = self._masked_function(
             "load", self.vector, [address.type, I32, mask.type, self.vector]
         )
         return self.builder.call(function, [address, ir.Constant(I32, self.size), mask, self.zero])
+
+    def load_before(self, pointer: Any, first: Any, end: Any) -> Any:
+        """Load the elements i with ``first + i < end``, zeros for the rest; touch no others."""
+        return self._masked_load(pointer, self._masked(first, end))
 
     def _inside(self, first: Any, limit: Any) -> Any:
         """Return the mask of the elements i of a vector with ``0 <= first + i < limit``."""
@@ -188,12 +191,13 @@ class Emitter:
 
     def load_inside(self, pointer: Any, first: Any, limit: Any) -> Any:
         """Load the elements i with ``0 <= first + i < limit``, zeros for the rest."""
-        address = self.builder.bitcast(pointer, self.vector.as_pointer())
-        mask = self._inside(first, limit)
-        function = self._masked_function(
-            "load", self.vector, [address.type, I32, mask.type, self.vector]
-        )
-        return self.builder.call(function, [address, ir.Constant(I32, self.size), mask, self.zero])
+        return self._masked_load(pointer, self._inside(first, limit))
+
+    def load_where(self, pointer: Any, bits: Any) -> Any:
+        """Load the elements i whose bit i of `bits`, an integer, is set; zeros for the rest."""
+        short = self.builder.trunc(bits, ir.IntType(self.width))
+        mask = self.builder.bitcast(short, ir.VectorType(ir.IntType(1), self.width))
+        return self._masked_load(pointer, mask)
 
     def store_inside(self, value: Any, pointer: Any, first: Any, limit: Any) -> None:
         """Store the elements i with ``0 <= first + i < limit``; touch no others."""
