@@ -21,7 +21,8 @@ from .pack import pack_lanes, pack_source
 from .plan import PLAN, Plan
 from .tasks import block_at, count_workers, positions_of, share
 from .tile import dot
-from .winograd import pack_grad_tiles, pack_tiles, weight_from_tiles
+from .winograd import pack_grad_tiles, pack_tiles
+from .winoweights import weight_from_tiles
 
 _VECTOR_BYTES = MACHINE.vector_bytes
 

@@ -21,7 +21,7 @@ class Emitter:
         self.size = element.bitwidth // 8
         self.width = MACHINE.vector_bytes // self.size
         self.vector = ir.VectorType(context.get_value_type(element), self.width)
-        self.zero = ir.Constant(self.vector, [0.0] * self.width)
+        self.zero = self.constant(0.0)
         self.fma = cgutils.get_or_insert_function(
             builder.module,
             ir.FunctionType(self.vector, [self.vector] * 3),
@@ -141,6 +141,14 @@ class Emitter:
     def subtract(self, a: Any, b: Any) -> Any:
         """Return a - b."""
         return self.builder.fsub(a, b)
+
+    def multiply(self, a: Any, b: Any) -> Any:
+        """Return a * b."""
+        return self.builder.fmul(a, b)
+
+    def constant(self, value: float) -> Any:
+        """Return a vector of `value` everywhere."""
+        return ir.Constant(self.vector, [value] * self.width)
 
     def times(self, offset: Any, factor: int) -> Any:
         """Return an offset times a small constant."""

@@ -21,7 +21,8 @@ from .pack import pack_source, pack_weights, unpack, weight_places
 from .plan import PLAN, Plan
 from .tasks import block_at, count_workers, positions_of, share
 from .tile import spread
-from .winograd import pack_tile_weights, pack_tiles, unpack_tiles
+from .winograd import pack_tiles, unpack_tiles
+from .winoweights import pack_tile_weights
 
 _VECTOR_BYTES = MACHINE.vector_bytes
 

@@ -34,6 +34,27 @@ def _square(emit: Emitter, rows: list[Any]) -> list[Any]:
     return rows
 
 
+def write_lanes(
+    emit: Emitter, value: Any, target: Any, entry: Any, step: Any, lanes: Any, spill: Any
+) -> None:
+    """Store the first `lanes` elements of a vector at the place that `entry` tells.
+
+    Three integers are at `entry`: the place is the first one plus `step` times the second. With
+    `spill` 1, not 0, a whole vector is written wherever it ends at the third at the latest.
+    """
+    builder, width = emit.builder, ir.Constant(INDEX, emit.width)
+    start, pitch, end = (builder.load(emit.step(entry, j)) for j in range(3))
+    place = builder.add(start, builder.mul(step, pitch))
+    room = builder.mul(builder.sub(end, place), spill)
+    full = builder.icmp_signed("==", lanes, width)
+    whole = builder.icmp_signed(">=", builder.select(full, width, room), width)
+    with builder.if_else(whole) as (all_of_it, some):
+        with all_of_it:
+            emit.store(value, emit.step(target, place))
+        with some:
+            emit.store_before(value, emit.step(target, place), ir.Constant(INDEX, 0), lanes)
+
+
 @intrinsic
 def transpose(
     typing: Any, y: Any, y_at: Any, places: Any, step: Any, x: Any, x_at: Any, x_pitch: Any,
@@ -41,9 +62,8 @@ def transpose(
 ) -> tuple[Any, Callable[..., Any]]:  # fmt: skip
     """``y[y_at + place[k] + lane] = x[x_at + lane * x_pitch + k]`` for k < count.
 
-    `lanes` are at most a vector of them. Three elements of `places` are for each k: the place is
-    the first one plus `step` times the second. With `spill` 1, not 0, fewer lanes than a vector are
-    written as a whole one wherever it ends at the third at the latest.
+    `lanes` are at most a vector of them. Three elements of `places` are for each k, and with
+    `step` and `spill` tell the place (`write_lanes`).
     """
     signature = types.void(y, y_at, places, step, x, x_at, x_pitch, lanes, count, spill)
 
@@ -53,7 +73,7 @@ def transpose(
         source, target = emit.pointer(x, x_, x_at_), emit.pointer(y, y_, y_at_)
         table, zero = emit.pointer(places, places_, 0), ir.Constant(INDEX, 0)
         width, last = ir.Constant(INDEX, emit.width), builder.sub(lanes_, ir.Constant(INDEX, 1))
-        full, lines = builder.icmp_signed("==", lanes_, width), []
+        lines = []
         for i in range(emit.width):
             lane = ir.Constant(INDEX, i)
             lane = builder.select(builder.icmp_signed("<", lane, last), lane, last)
@@ -64,16 +84,7 @@ def transpose(
                 k = builder.add(first, ir.Constant(INDEX, i))
                 with builder.if_then(builder.icmp_signed("<", k, count_)):
                     entry = emit.step(table, emit.times(k, 3))
-                    start, pitch, end = (builder.load(emit.step(entry, j)) for j in range(3))
-                    place = builder.add(start, builder.mul(step_, pitch))
-                    room = builder.mul(builder.sub(end, place), spill_)
-                    room = builder.select(full, width, room)
-                    whole = builder.icmp_signed(">=", room, width)
-                    with builder.if_else(whole) as (all_of_it, some):
-                        with all_of_it:
-                            emit.store(column, emit.step(target, place))
-                        with some:
-                            emit.store_before(column, emit.step(target, place), zero, lanes_)
+                    write_lanes(emit, column, target, entry, step_, lanes_, spill_)
         return context.get_dummy_value()
 
     return signature, generate

@@ -1,0 +1,167 @@
+"""The weights of Winograd's tiles: transformed before the products, and gradients turned back.
+
+``G g G^T`` makes the 16 factors of a tile's products out of the taps g of a pair of phases
+(winograd.py); the gradient to g is ``G^T s G`` of the 16 sums s. Taps that a phase lacks are zeros,
+and products that vanish with them are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import config, types
+from numba.extending import intrinsic
+
+from .config import MACHINE
+from .emit import INDEX, Emitter
+from .jit import kernel
+from .transpose import transpose, write_lanes
+
+_VECTOR_BYTES = MACHINE.vector_bytes
+_G = {  # by the number of taps
+    2: ((1, 0), (0.5, 0.5), (0.5, -0.5), (0, 1)),
+    3: ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)),
+}
+
+
+def _factors(emit: Emitter, taps: list[Any]) -> list[Any]:
+    """Return ``G g`` of two or three taps: the first, both their half sums, and the last."""
+    half = emit.constant(0.5)
+    outer = emit.add(taps[0], taps[2]) if len(taps) == 3 else taps[0]
+    both, one = emit.multiply(half, outer), emit.multiply(half, taps[1])
+    return [taps[0], emit.add(both, one), emit.subtract(both, one), taps[-1]]
+
+
+def _lift(count: int) -> Any:
+    """Return an intrinsic for ``G g G^T``, for `count` x `count` taps of some lanes at once.
+
+    Tap (r, c) of lane i is ``x[taps[tap_at + 3 * r + c] + i]``. Product k goes to the place that
+    the three elements of `places` from ``place_at + 3 * k`` on tell with `step` (transpose.py), and
+    nowhere if the first is negative.
+    """
+
+    def typed(
+        typing: Any, y: Any, y_at: Any, places: Any, place_at: Any, step: Any,
+        x: Any, taps: Any, tap_at: Any, lanes: Any, spill: Any,
+    ) -> tuple[Any, Callable[..., Any]]:  # fmt: skip
+        signature = types.void(y, y_at, places, place_at, step, x, taps, tap_at, lanes, spill)
+
+        def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
+            y_, y_at_, places_, place_at_, step_, x_, taps_, tap_at_, lanes_, spill_ = values
+            emit = Emitter(context, builder, x.dtype)
+            target, source = emit.pointer(y, y_, y_at_), emit.pointer(x, x_, 0)
+            table, entries = (
+                emit.pointer(taps, taps_, tap_at_),
+                emit.pointer(places, places_, place_at_),
+            )
+            g = [
+                [
+                    emit.load(emit.step(source, builder.load(emit.step(table, 3 * r + c))))
+                    for r in range(count)
+                ]
+                for c in range(count)
+            ]
+            columns = [_factors(emit, column) for column in g]
+            rows = [_factors(emit, [column[r] for column in columns]) for r in range(4)]
+            for k in range(16):
+                entry = emit.step(entries, 3 * k)
+                needed = builder.icmp_signed(">=", builder.load(entry), ir.Constant(INDEX, 0))
+                with builder.if_then(needed):
+                    write_lanes(emit, rows[k // 4][k % 4], target, entry, step_, lanes_, spill_)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    def plain(
+        y: np.ndarray, y_at: int, places: np.ndarray, place_at: int, step: int,
+        x: np.ndarray, taps: np.ndarray, tap_at: int, lanes: int, spill: int,
+    ) -> None:  # fmt: skip
+        g = np.array(_G[count], x.dtype)
+        for lane in range(lanes):
+            tile = x[taps[tap_at : tap_at + 9] + lane].reshape(3, 3)[:count, :count]
+            for k, value in enumerate((g @ tile @ g.T).ravel()):
+                start, pitch = places[place_at + 3 * k], places[place_at + 3 * k + 1]
+                if start >= 0:
+                    y[y_at + start + step * pitch + lane] = value
+
+    return plain if config.DISABLE_JIT else intrinsic(typed)
+
+
+_lift_2, _lift_3 = _lift(2), _lift(3)
+
+
+@kernel(_nrt=True)  # it allocates
+def _places(p, pairs, tap_kernel, phase_at, lanes):
+    """Return where the weights of each product of each pair go: place, step of channels, the end.
+
+    A tap is one product of one pair: ``tap_kernel = 16 * pair + product``. Those that are not
+    needed are nowhere: -1.
+    """
+    places = np.full(3 * 16 * pairs, -1)
+    for phase in range(phase_at.size - 1):
+        begin, end = phase_at[phase], phase_at[phase + 1]
+        for tap in range(begin, end):
+            k = 3 * tap_kernel[tap]
+            places[k] = (p.source_channels * begin + tap - begin) * lanes
+            places[k + 1] = (end - begin) * lanes
+            places[k + 2] = p.source_channels * end * lanes
+    return places
+
+
+@kernel(_nrt=True)  # it allocates
+def pack_tile_weights(w, packed, p, tap_kernel, phase_at, corners, group, first, lanes, at):
+    """Transform one unit's weights, ``G g G^T``, into (write phase, channel, tap, lane).
+
+    A pair's `corners` are the positions of its 3x3 taps in the kernel, -1 where it has none.
+    """
+    kernel, width = p.kernel, _VECTOR_BYTES // w.itemsize
+    places = _places(p, corners.size // 9, tap_kernel, phase_at, lanes)
+    lines, natural = np.zeros((kernel + 1) * width, w.dtype), np.zeros(3 * kernel, np.int64)
+    for k in range(kernel):
+        natural[3 * k], natural[3 * k + 2] = k * width, lines.size
+    taps = np.empty(corners.size, np.int64)
+    for i in range(corners.size):  # the last line is one of zeros
+        taps[i] = (corners[i] if corners[i] >= 0 else kernel) * width
+    spill = 1 if lanes <= width else 0
+    for channel in range(p.source_channels):
+        start = group * p.result_channels * p.source_channels * kernel + channel * p.w_channel
+        for lane in range(0, lanes, width):
+            count = min(width, lanes - lane)
+            source = start + (first + lane) * p.w_lane
+            transpose(lines, 0, natural, 0, w, source, p.w_lane, count, kernel, 1)
+            for pair in range(corners.size // 9):
+                if p.tile == 2:
+                    _lift_3(
+                        packed, at + lane, places, 48 * pair, channel,
+                        lines, taps, 9 * pair, count, spill,
+                    )  # fmt: skip
+                else:
+                    _lift_2(
+                        packed, at + lane, places, 48 * pair, channel,
+                        lines, taps, 9 * pair, count, spill,
+                    )  # fmt: skip
+
+
+@kernel(_nrt=True)  # it allocates
+def weight_from_tiles(dw, at, corners, last, sums, first, step):
+    """Write one gradient, ``G^T s G``, of the 16 sums at ``sums[first + step * product]``.
+
+    `corners` are the positions of its taps in the kernel, `last` the last of them along an axis.
+    """
+    half, zero = sums.dtype.type(0.5), sums.dtype.type(0)
+    columns = np.empty((3, 4), sums.dtype)
+    for c in range(4):
+        place = first + c * step
+        s1, s2 = half * sums[place + 4 * step], half * sums[place + 8 * step]
+        columns[0, c] = sums[place] + (s1 + s2)
+        columns[1, c], columns[2, c] = s1 - s2, s1 + s2
+        columns[last, c] += sums[place + 12 * step]
+    for r in range(3):
+        s1, s2 = half * columns[r, 1], half * columns[r, 2]
+        for c in range(3):
+            if corners[3 * r + c] >= 0:
+                total = columns[r, 0] + (s1 + s2) if c == 0 else s1 - s2 if c == 1 else s1 + s2
+                dw[at + corners[3 * r + c]] = total + (columns[r, 3] if c == last else zero)
