@@ -50,7 +50,7 @@ def convolutions(rng: np.random.Generator) -> None:
 
 def tiles(rng: np.random.Generator) -> None:
     """Convolutions by Winograd's tiles of either size, some of them beyond the picture."""
-    tiling.TILED_LEAST, tiling.TILED_SHARE = 1, 1e9
+    tiling.TILED_SHARE = 1e9
     for kernel, stride, results in ((3, 1, 2), (4, 2, 3)):
         x, w, b = (rng.standard_normal(s) for s in ((2, 2, 7, 9), (3, 2, kernel, kernel), (3,)))
         shape = geometry.conv(x.shape, w.shape, stride, 1)

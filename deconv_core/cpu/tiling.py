@@ -12,10 +12,11 @@ from .blocking import Pass, line_stride, tiles
 from .config import (
     MACHINE,
     PACK_BYTES,
-    TILED_COST,
-    TILED_LEAST,
+    TILED_RESULT,
     TILED_SHARE,
+    TILED_SOURCE,
     TILED_SUM,
+    TILED_WEIGHT,
     TILES_BYTES,
 )
 
@@ -47,16 +48,18 @@ def choose_tiles(work: Pass) -> Tiling | None:
         work.rows.read_stride * work.columns.read_stride,
         work.rows.write_stride * work.columns.write_stride,
     )
-    count, channels = rows.count * columns.count, work.source * work.result
-    moved = 16 * (read * work.source + written * work.result)
-    products = count * (
-        len(rows.taps) * len(columns.taps) * channels + TILED_COST * max(strides) * moved
-    )
+    line = work.batch * rows.count * ceil_div(columns.count, work.width) * work.width
+    step = MACHINE.spread[0][1] * work.width  # of a register tile
+    count = ceil_div(work.batch * rows.count * columns.count, step) * step
+    channels, weights = work.source * work.result, len(rows.taps) * len(columns.taps)
+    cost = (count + TILED_WEIGHT) * weights * channels
+    cost += 16 * read * work.source * line * TILED_SOURCE * max(strides)
+    cost += 16 * written * work.result * line * TILED_RESULT
     taps = len(work.rows.taps) * len(work.columns.taps)
-    direct = taps * work.rows.count * work.columns.count * channels
-    most = (PACK_BYTES if work.dot else TILES_BYTES) // (16 * read * work.source * work.itemsize)
-    if work.batch * count < TILED_LEAST or products > TILED_SHARE * direct:
+    direct = taps * work.batch * work.rows.count * work.columns.count * channels
+    if cost > TILED_SHARE * direct:
         return None
+    most = (PACK_BYTES if work.dot else TILES_BYTES) // (16 * read * work.source * work.itemsize)
     return None if work.dot and most < TILED_SUM else Tiling(4 - reach, rows, columns, most)
 
 
