@@ -21,7 +21,7 @@ from numba.extending import intrinsic
 
 from .emit import Emitter
 from .jit import kernel
-from .rows import deal_rows, vectors, weave_rows
+from .rows import deal_rows, prefetch, vectors, weave_rows
 
 SOURCE = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))  # B^T
 RESULT = {  # A^T, by the number of results
@@ -124,12 +124,19 @@ def _part(p, at, end):
     return image, row, column, (rest + until - at - 1) // p.columns, until
 
 
+@kernel(inline="always")
+def _call(x, at, pitch, top, step, rows, left, count):
+    """Call for `count` elements, from column `left` on, of rows of the picture at ``x[at]``."""
+    for row in range(rows):
+        prefetch(x, at + (top + row * step) * pitch + left, count)
+
+
 @kernel
 def pack_tiles(x, packed, p, phase_h, start, group, lines):
     """Transform the block of tiles that begins with tile `start`, of the row phase `phase_h`.
 
     `packed` becomes (row product, column phase and product, channel, tile), with zeros behind the
-    last tile.
+    last tile. While a channel is packed, the next one's rows are called for.
     """
     size, tile, line, channels = p.source_h * p.source_w, p.tile, p.line_pitch, p.source_channels
     step_h, step_w = p.read_stride_h // tile, p.read_stride_w // tile
@@ -140,11 +147,16 @@ def pack_tiles(x, packed, p, phase_h, start, group, lines):
         while at < end:
             image, row, column, bottom, until = _part(p, at, end)
             left, width = (column, until - at) if row == bottom else (0, p.columns)
+            picture = ((image * p.groups + group) * channels + channel) * size
+            top, rows = p.read_stride_h * row + p.read_base_h + phase_h, tile * (bottom - row) + 4
+            first = p.read_stride_w * left + p.read_base_w
+            if channel + 1 < channels:
+                _call(
+                    x, picture + size, p.source_w, top, step_h, rows, first, width * p.read_stride_w
+                )
             deal_rows(
                 p.read_stride_w, lines, 0, pitch, line,
-                x, ((image * p.groups + group) * channels + channel) * size, p.source_h, p.source_w,
-                p.read_stride_h * row + p.read_base_h + phase_h, step_h,
-                p.read_stride_w * left + p.read_base_w, tile * (bottom - row) + 4, width + 1,
+                x, picture, p.source_h, p.source_w, top, step_h, first, rows, width + 1,
             )  # fmt: skip
             deep, line_at = 0, column - left
             while at < until:
@@ -183,11 +195,15 @@ def pack_grad_tiles(dy, panel, to, p, start, group, first, lanes, lines):
         while at < end:
             image, row, column, bottom, until = _part(p, at, end)
             left, width = (column, until - at) if row == bottom else (0, p.columns)
+            picture = ((image * p.groups + group) * p.result_channels + first + lane) * size
+            rows = tile * (bottom - row + 1)
+            if lane + 1 < lanes:
+                _call(
+                    dy, picture + size, p.result_w, tile * row, 1, rows, tile * left, tile * width
+                )
             deal_rows(
                 tile, lines, 0, pitch, line,
-                dy, ((image * p.groups + group) * p.result_channels + first + lane) * size,
-                p.result_h, p.result_w, tile * row, 1, tile * left,
-                tile * (bottom - row + 1), width,
+                dy, picture, p.result_h, p.result_w, tile * row, 1, tile * left, rows, width,
             )  # fmt: skip
             deep, line_at = 0, column - left
             while at < until:
