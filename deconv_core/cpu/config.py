@@ -84,6 +84,7 @@ TILED_RESULT = 13  # one of the result,
 TILED_WEIGHT = 45  # and one of the weight
 TILED_SHARE = 0.88  # of the direct products that those of Winograd's tiles may be, costs included
 TILED_SUM = 128  # tiles that a weight gradient adds up at once, at least
+LINE_VECTORS = 4  # of Winograd's results that are transformed together, where rows are short
 TILES_BYTES = 1 << 19  # packed tiles of one block: the transformed weights share the cache
 TILE_LANES_BYTES = 1 << 22  # a weight gradient's transformed lanes that are packed together
 DOT_TERMS = 96, 64  # products that an element of a weight gradient's vectors adds up in a row

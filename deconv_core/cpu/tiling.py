@@ -10,6 +10,7 @@ from ..geometry import ceil_div
 from ..sweep import Sweep, winograd_sweep
 from .blocking import Pass, line_stride, tiles
 from .config import (
+    LINE_VECTORS,
     MACHINE,
     PACK_BYTES,
     TILED_RESULT,
@@ -91,7 +92,7 @@ def tiled_layout(work: Pass, tiling: Tiling) -> dict[str, int]:
     plane = line_stride(run + width, work.itemsize)  # whole vectors are written
     phase_plane = line_stride(work.source * plane, work.itemsize)
     deep = min(rows.count, ceil_div(run - 1, columns.count) + 1)  # rows of tiles
-    line = ceil_div(columns.count + 1, width) * width
+    line = max(LINE_VECTORS, ceil_div(columns.count + 1, width)) * width
     lines = columns.read_stride * (tiling.results * deep + 2)
     lines = max(lines, tiling.results**2 * columns.write_stride // 4)
     return {

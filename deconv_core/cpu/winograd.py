@@ -224,35 +224,39 @@ def pack_grad_tiles(dy, panel, to, p, start, group, first, lanes, lines):
 def unpack_tiles(panel, plane, y, p, start, channel, lanes, phase_h, bias, lines):
     """Turn a unit's products (column phase and product, lane, tile) into results, with bias.
 
-    The panel holds the four row products of row phase `phase_h`, `plane` elements apart.
+    The panel holds the four row products of row phase `phase_h`, `plane` elements apart. Rows of
+    tiles are transformed together, as many as fit a line.
     """
     channels, tile, line = p.groups * p.result_channels, p.tile, p.line_pitch
     step_h, step_w = p.write_stride_h // 4, p.write_stride_w // 4
     columns, height, width, lane_pitch = p.columns, p.result_h, p.result_w, p.panel_pitch
     top, left, across = phase_h + p.write_base_h, p.write_base_w, p.write_stride_w * plane
     pitch, end = tile * step_w * line, min(start + p.positions, p.batch * p.rows * columns)
+    together = line // columns * columns
     for lane in range(lanes):
         at, offset = start, bias[channel + lane]
         while at < end:
-            image, row, column, _, until = _part(p, at, end)
-            picture = (image * channels + channel + lane) * height * width
+            first, until = at, min(end, at - at % columns + together)
+            for phase in range(step_w):
+                source = 4 * phase * plane + lane * lane_pitch + at - start
+                if tile == 2:
+                    _result_2(
+                        lines, phase * line, pitch, step_w * line,
+                        panel, source, across, plane, until - at,
+                    )  # fmt: skip
+                else:
+                    _result_3(
+                        lines, phase * line, pitch, step_w * line,
+                        panel, source, across, plane, until - at,
+                    )  # fmt: skip
             while at < until:
+                tiles, column = divmod(at, columns)
+                image, row = divmod(tiles, p.rows)
                 count = min(columns - column, until - at)
-                for phase in range(step_w):
-                    source = 4 * phase * plane + lane * lane_pitch + at - start
-                    if tile == 2:
-                        _result_2(
-                            lines, phase * line, pitch, step_w * line,
-                            panel, source, across, plane, count,
-                        )  # fmt: skip
-                    else:
-                        _result_3(
-                            lines, phase * line, pitch, step_w * line,
-                            panel, source, across, plane, count,
-                        )  # fmt: skip
                 weave_rows(
-                    tile * step_w, y, picture, height, width,
-                    step_h * tile * row + top, step_h, tile * step_w * column + left,
-                    lines, 0, pitch, line, tile, count, offset,
+                    tile * step_w, y, (image * channels + channel + lane) * height * width,
+                    height, width, step_h * tile * row + top, step_h,
+                    tile * step_w * column + left, lines, at - first, pitch, line, tile, count,
+                    offset,
                 )  # fmt: skip
-                at, row, column = at + count, row + 1, 0
+                at += count
