@@ -83,12 +83,8 @@ def spread_loads(plan: Plan, itemsize: int) -> tuple[int, ...]:
 def dot_loads(plan: Plan, itemsize: int) -> tuple[int, ...]:
     """Return the multiply-adds of a weight gradient's tasks."""
     p, width = plan.numbers[0], MACHINE.vector_bytes // itemsize
-    planes = 16 if p["tile"] else 1  # of Winograd's tiles
-    streams = int(p["source_channels"]) * len(plan.taps) // planes
-    units = [
-        int(unit[2]) * ceil_div(streams, int(unit[4])) * int(unit[4]) * planes
-        for unit in plan.units
-    ]
+    streams = int(p["source_channels"]) * len(plan.taps)
+    units = [int(u[2]) * ceil_div(streams, int(u[4])) * int(u[4]) for u in plan.units]
     chunks, lengths = (
         int(p["chunks"]),
         [sum(ceil_div(n, width) * width for n in run) for run in plan.runs],

@@ -24,6 +24,8 @@ from .gemmplan import gemm_grad_plan, gemm_plan
 from .plan import dot_plan, spread_plan
 from .planes import is_narrow, planes_grad_plan, planes_plan, run_planes, run_planes_grad
 from .spread import run_spread
+from .tilegrad import run_tile_grad
+from .tilegradplan import tile_grad_plan
 from .whole import is_whole, whole_forward, whole_input_grad, whole_weight_grad
 
 Choice = tuple[Callable[..., np.ndarray], Any]
@@ -56,6 +58,9 @@ def choose_grad(geometry: ConvGeometry, itemsize: int) -> Choice:
         return run_planes_grad, planes_grad_plan(geometry, itemsize)
     if is_depthwise(geometry):
         return run_chunks, plane_dot_plan(geometry, itemsize)
+    tiled = tile_grad_plan(geometry, itemsize)
+    if tiled is not None:
+        return run_tile_grad, tiled
     gemm = gemm_grad_plan(geometry, itemsize)
     if gemm is not None:
         return run_gemm_grad, gemm

@@ -1,7 +1,7 @@
 """The weight gradient: sums of products over positions, in chunks of blocks.
 
-The tasks of one chunk pack the source and the lanes of each block (pack.py, winograd.py) and add
-register tiles of products up (tile.py). Then the chunks' sums are added in their order.
+The tasks of one chunk pack the source and the lanes of each block (pack.py) and add register tiles
+of products up (tile.py). Then the chunks' sums are added in their order.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from .pack import pack_lanes, pack_source
 from .plan import PLAN, Plan
 from .tasks import block_at, count_workers, positions_of, share
 from .tile import dot
-from .winograd import pack_grad_tiles, pack_tiles
-from .winoweights import weight_from_tiles
 
 _VECTOR_BYTES = MACHINE.vector_bytes
 
@@ -48,19 +46,15 @@ def _plain(x, dy, sums, p, units, begin, end, chunk, offsets):
 
 @kernel(_nrt=True)  # it allocates
 def _offsets(p, taps):
-    """Return where each stream of a weight gradient begins, for each plane of products.
+    """Return where each stream of a weight gradient begins: one for each channel and tap.
 
-    A plane is the convolution's source itself, with a stream for each tap, or one of the 16 of
-    Winograd's tiles. Beyond the last stream are some that repeat it, to be dropped.
+    Beyond the last stream are some that repeat it, to be dropped.
     """
-    taps_each = 1 if p.tile else p.kernel
-    streams = p.source_channels * taps_each
-    offsets = np.empty((16 if p.tile else 1, streams + p.streams), np.int64)
-    for plane in range(offsets.shape[0]):
-        for stream in range(offsets.shape[1]):
-            channel, tap = divmod(min(stream, streams - 1), taps_each)
-            within = plane * p.phase_plane if p.tile else taps[tap]
-            offsets[plane, stream] = channel * p.plane + within
+    streams = p.source_channels * p.kernel
+    offsets = np.empty(streams + p.streams, np.int64)
+    for stream in range(offsets.size):
+        channel, tap = divmod(min(stream, streams - 1), p.kernel)
+        offsets[stream] = channel * p.plane + taps[tap]
     return offsets
 
 
@@ -70,28 +64,23 @@ def _run(panel, packed, offsets, p, units, first, last, positions, sums):
     width = _VECTOR_BYTES // panel.itemsize
     length = (positions + width - 1) // width * width
     lanes, step = units[first, 2], units[first, 4]
-    across = (offsets.shape[1] - p.streams + step - 1) // step
-    for plane in range(offsets.shape[0]):
-        for near in range(first, last, p.near_run):
-            for tile in range(across):
-                for u in range(near, min(last, near + p.near_run)):
-                    dot(
-                        lanes, panel, plane * p.panel_plane + (u - first) * p.lanes_size,
-                        p.panel_pitch, packed, offsets[plane], tile * step, length,
-                        sums, units[u, 3] + (plane * across + tile) * p.tile_size,
-                    )  # fmt: skip
+    for tile in range((offsets.size - p.streams + step - 1) // step):
+        for u in range(first, last):
+            dot(
+                lanes, panel, (u - first) * p.lanes_size, p.panel_pitch,
+                packed, offsets, tile * step, length, sums, units[u, 3] + tile * p.tile_size,
+            )  # fmt: skip
 
 
 @kernel(_nrt=True)  # it allocates
 def _chunk(chunk, begin, end, x, dy, partial, p, read_h, read_w, taps, units, scratch):
     """Add up one chunk of blocks, for the units from `begin` to `end`, in `partial`."""
     packed, panel = scratch[: p.packed_size], scratch[p.packed_size :]
-    lines = panel[p.panel_size :]
     offsets = _offsets(p, taps)
     sums = partial[chunk]
     sums[units[begin, 3] : units[end - 1, 3] + units[end - 1, 5]] = 0
     if p.plain:
-        _plain(x, dy, sums, p, units, begin, end, chunk, offsets[0])
+        _plain(x, dy, sums, p, units, begin, end, chunk, offsets)
         return
     packed[:] = 0  # so that what packing leaves as it is cannot be a NaN
     for block in range(chunk * p.blocks // p.chunks, (chunk + 1) * p.blocks // p.chunks):
@@ -106,38 +95,21 @@ def _chunk(chunk, begin, end, x, dy, partial, p, read_h, read_w, taps, units, sc
                 and units[last, 0] == group
                 and units[last, 2] == lanes
             ):
-                at, lane = (last - first) * p.lanes_size, units[last, 1]
-                if p.tile:
-                    pack_grad_tiles(
-                        dy, panel, at, p, block * p.positions, group, lane, lanes, lines
-                    )
-                else:
-                    pack_lanes(dy, panel[at:], p, image, row, column, group, lane, lanes)
+                at = (last - first) * p.lanes_size
+                pack_lanes(dy, panel[at:], p, image, row, column, group, units[last, 1], lanes)
                 last += 1
             if group != packed_group:
-                if p.tile:
-                    pack_tiles(x, packed, p, 0, block * p.positions, group, lines)
-                else:
-                    pack_source(x, packed, p, read_h, read_w, image, row, column, group)
+                pack_source(x, packed, p, read_h, read_w, image, row, column, group)
                 packed_group = group
             _run(panel, packed, offsets, p, units, first, last, positions, sums)
             first = last
 
 
 @kernel
-def _write_unit(dw, sums, p, units, corners, u):
+def _write_unit(dw, sums, p, units, u):
     """Write one unit's sums, which lie tile by tile, into the weight gradient."""
     group, first, lanes, at, step = units[u, 0], units[u, 1], units[u, 2], units[u, 3], units[u, 4]
     base = group * p.result_channels + first
-    if p.tile:
-        plane = (p.source_channels + step - 1) // step * p.tile_size
-        for channel in range(p.source_channels):
-            tile, j = divmod(channel, step)
-            for lane in range(lanes):
-                place = at + tile * p.tile_size + lane * step + j
-                to = ((base + lane) * p.source_channels + channel) * p.kernel
-                weight_from_tiles(dw, to, corners, 4 - p.tile, sums, place, plane)
-        return
     streams = p.source_channels * p.kernel
     for lane in range(lanes):
         to, place = (base + lane) * streams, at + lane * step
@@ -179,7 +151,7 @@ def _finish_unit(u, partial, dw, plan, tables):
     p = plan[0]
     units = tables[p.units_begin : p.units_end].reshape(-1, 6)
     _add_chunks(partial, units[u, 3], units[u, 3] + units[u, 5])
-    _write_unit(dw, partial[0], p, units, tables[p.corners_begin : p.corners_end], u)
+    _write_unit(dw, partial[0], p, units, u)
 
 
 def _launch(run, finish, x, dy, dw, plan, tables, partial, scratch, workers):

@@ -112,11 +112,11 @@ def _phases(rows: Sweep, columns: Sweep) -> tuple[np.ndarray, np.ndarray]:
 def _made_by_dot(plan: Plan) -> float:
     """Return the products that a weight gradient's tiles make; their last sums cost some, too."""
     p, width = plan.numbers[0], MACHINE.vector_bytes // plan.itemsize
-    streams = p["source_channels"] * (1 if p["tile"] else p["kernel"])
+    streams = p["source_channels"] * p["kernel"]
     each = sum(unit[2] * ceil_div(streams, unit[4]) * unit[4] for unit in plan.units)
     lengths = Counter(chain.from_iterable(plan.runs))
     vectors = sum(times * (ceil_div(n, width) + SUMS_COST) for n, times in lengths.items())
-    return float((16 if p["tile"] else 1) * each * width * vectors)
+    return float(each * width * vectors)
 
 
 def _made(plan: Plan) -> int:

@@ -20,7 +20,6 @@ from .config import (
     MIN_TASKS,
     PARTIAL_BYTES,
     SHARED_MACS,
-    TILE_LANES_BYTES,
     WORKER_MACS,
 )
 from .tiling import choose_tiles, products, tiled_layout
@@ -35,7 +34,7 @@ _FIELDS = (
     "panel_pitch packed_size panel_size phase_rows "
     "weight_size scratch_size "  # all units' weights (or sums), one worker's workspace
     "kernel w_lane w_channel streams tile_size lanes_size unit_run "  # weights and their sums
-    "near_run panel_plane plain tile line_pitch lines_size "  # Winograd's tiles, their rows
+    "panel_plane plain tile line_pitch lines_size "  # Winograd's tiles, their rows
     "chunk tiles region columns_size"  # products of matrices: rows taken together, tiles, columns
 ).split()
 _TABLES = "read_h read_w taps tap_kernel phase_at corners units".split()
@@ -265,26 +264,22 @@ def dot_plan(geometry: ConvGeometry, itemsize: int) -> Plan:
     work = Pass(geometry.batch, *sweeps, source, result, itemsize, True, blocks)
     numbers, sweeps = _common(geometry, work)
     width = work.width
-    planes, streams = 1, source * numbers["kernel"]
-    if numbers["tile"]:
-        planes, streams = 16, source
+    streams = source * numbers["kernel"]
     tile = max(ceil_div(lanes * across, width) * width for lanes, across in MACHINE.dot)
     units, at = [], 0
     for group in range(geometry.groups):
         for first, lanes, across in tiles(result, MACHINE.dot):
-            size = ceil_div(streams, across) * tile * planes
+            size = ceil_div(streams, across) * tile
             units.append((group, first, lanes, at, across, size))
             at += size
     numbers["streams"], numbers["tile_size"] = max(across for _, across in MACHINE.dot), tile
-    room = numbers["positions"] + (width if numbers["tile"] else 0)
-    numbers["panel_pitch"] = line_stride(ceil_div(room, width) * width, itemsize)
+    numbers["panel_pitch"] = line_stride(ceil_div(numbers["positions"], width) * width, itemsize)
     numbers["lanes_size"] = numbers["panel_pitch"] * MACHINE.dot[0][0]
     most = max(1, result // MACHINE.dot[0][0])
     near = LANES_BYTES // (numbers["lanes_size"] * itemsize)
-    run = TILE_LANES_BYTES // (numbers["lanes_size"] * planes * itemsize) if planes > 1 else near
-    numbers["near_run"], numbers["unit_run"] = max(1, min(near, most)), max(1, min(run, most))
-    numbers["panel_plane"] = line_stride(numbers["lanes_size"] * numbers["unit_run"], itemsize)
-    numbers["panel_size"] = 0 if numbers["plain"] else numbers["panel_plane"] * planes
+    numbers["unit_run"] = max(1, min(near, most))
+    size = line_stride(numbers["lanes_size"] * numbers["unit_run"], itemsize)
+    numbers["panel_size"] = 0 if numbers["plain"] else size
     most = max(1, min(MAX_CHUNKS, PARTIAL_BYTES // (at * itemsize)))
     numbers["chunks"] = min(most, numbers["blocks"])
     return _finish(geometry, geometry.weight_shape, work, numbers, sweeps, units, at)

@@ -12,11 +12,9 @@ from .blocking import Pass, line_stride, tiles
 from .config import (
     LINE_VECTORS,
     MACHINE,
-    PACK_BYTES,
     TILED_RESULT,
     TILED_SHARE,
     TILED_SOURCE,
-    TILED_SUM,
     TILED_WEIGHT,
     TILES_BYTES,
 )
@@ -31,20 +29,24 @@ class Tiling(NamedTuple):
     most: int
 
 
-def choose_tiles(work: Pass) -> Tiling | None:
-    """Return the tiles of a pass, or None if it runs without them.
+def fits_tiles(rows: Sweep, columns: Sweep) -> bool:
+    """Tell whether a pass has two or three taps in a phase, and at most two phases, along both."""
+    return rows.reach == columns.reach in (1, 2) and all(
+        axis.read_stride * axis.write_stride <= 2 and len(axis.read_phases) == axis.read_stride
+        for axis in (rows, columns)
+    )
 
-    They take two or three taps in a phase, at most two phases (a weight gradient: one), and enough
-    work. A tile of 4x4 products stands for 3x3 results of 2x2 taps, or 2x2 results of 3x3 taps.
+
+def choose_tiles(work: Pass) -> Tiling | None:
+    """Return the tiles of a forward pass or an input gradient, or None if it runs without them.
+
+    A tile of 4x4 products stands for 3x3 results of 2x2 taps, or 2x2 results of 3x3 taps.
     """
-    sweeps = work.rows, work.columns
-    strides = [axis.read_stride * axis.write_stride for axis in sweeps]
+    if work.dot or not fits_tiles(work.rows, work.columns):
+        return None
     reach = work.rows.reach
-    if reach != work.columns.reach or reach not in (1, 2) or max(strides) > 2 - work.dot:
-        return None
-    if any(len(axis.read_phases) != axis.read_stride for axis in sweeps):
-        return None
-    rows, columns = (winograd_sweep(axis, 4 - reach) for axis in sweeps)
+    strides = [axis.read_stride * axis.write_stride for axis in (work.rows, work.columns)]
+    rows, columns = (winograd_sweep(axis, 4 - reach) for axis in (work.rows, work.columns))
     read, written = (
         work.rows.read_stride * work.columns.read_stride,
         work.rows.write_stride * work.columns.write_stride,
@@ -60,8 +62,8 @@ def choose_tiles(work: Pass) -> Tiling | None:
     direct = taps * work.batch * work.rows.count * work.columns.count * channels
     if cost > TILED_SHARE * direct:
         return None
-    most = (PACK_BYTES if work.dot else TILES_BYTES) // (16 * read * work.source * work.itemsize)
-    return None if work.dot and most < TILED_SUM else Tiling(4 - reach, rows, columns, most)
+    most = TILES_BYTES // (16 * read * work.source * work.itemsize)
+    return Tiling(4 - reach, rows, columns, most)
 
 
 def _run(most: int, lanes: int, width: int) -> int:
@@ -87,8 +89,7 @@ def tiled_layout(work: Pass, tiling: Tiling) -> dict[str, int]:
     rows, columns, width = work.rows, work.columns, work.width
     least, most = work.narrowest, work.most_positions(tiling.most, phase_rows=4)
     total = work.batch * rows.count * columns.count
-    most = min(most, max(TILED_SUM if work.dot else least, total // work.blocks))
-    run = most // least * least if work.dot else _run(most, work.result, width)
+    run = _run(min(most, max(least, total // work.blocks)), work.result, width)
     plane = line_stride(run + width, work.itemsize)  # whole vectors are written
     phase_plane = line_stride(work.source * plane, work.itemsize)
     deep = min(rows.count, ceil_div(run - 1, columns.count) + 1)  # rows of tiles

@@ -132,37 +132,38 @@ def _call(x, at, pitch, top, step, rows, left, count):
 
 
 @kernel
-def pack_tiles(x, packed, p, phase_h, start, group, lines):
+def pack_tiles(x, packed, p, phase_h, start, group, first, last, lines):
     """Transform the block of tiles that begins with tile `start`, of the row phase `phase_h`.
 
-    `packed` becomes (row product, column phase and product, channel, tile), with zeros behind the
-    last tile. While a channel is packed, the next one's rows are called for.
+    `packed` becomes (row product, column phase and product, channel, tile) of the source channels
+    from `first` to `last`, with zeros behind the last tile. While a channel is packed, the next
+    one's rows are called for.
     """
-    size, tile, line, channels = p.source_h * p.source_w, p.tile, p.line_pitch, p.source_channels
+    size, tile, line = p.source_h * p.source_w, p.tile, p.line_pitch
     step_h, step_w = p.read_stride_h // tile, p.read_stride_w // tile
     across, pitch = 4 * step_w * p.phase_plane, p.read_stride_w * line
     end = min(start + p.positions, p.batch * p.rows * p.columns)
-    for channel in range(channels):
+    for channel in range(first, last):
         at = start
         while at < end:
             image, row, column, bottom, until = _part(p, at, end)
             left, width = (column, until - at) if row == bottom else (0, p.columns)
-            picture = ((image * p.groups + group) * channels + channel) * size
+            picture = ((image * p.groups + group) * p.source_channels + channel) * size
             top, rows = p.read_stride_h * row + p.read_base_h + phase_h, tile * (bottom - row) + 4
-            first = p.read_stride_w * left + p.read_base_w
-            if channel + 1 < channels:
+            begin = p.read_stride_w * left + p.read_base_w
+            if channel + 1 < last:
                 _call(
-                    x, picture + size, p.source_w, top, step_h, rows, first, width * p.read_stride_w
+                    x, picture + size, p.source_w, top, step_h, rows, begin, width * p.read_stride_w
                 )
             deal_rows(
                 p.read_stride_w, lines, 0, pitch, line,
-                x, picture, p.source_h, p.source_w, top, step_h, first, rows, width + 1,
+                x, picture, p.source_h, p.source_w, top, step_h, begin, rows, width + 1,
             )  # fmt: skip
             deep, line_at = 0, column - left
             while at < until:
                 count = min(p.columns - column, until - at)
                 for phase in range(step_w):
-                    to = channel * p.plane + 4 * phase * p.phase_plane + at - start
+                    to = (channel - first) * p.plane + 4 * phase * p.phase_plane + at - start
                     if tile == 2:
                         _source_2(
                             packed, to, across, p.phase_plane,
@@ -177,7 +178,7 @@ def pack_tiles(x, packed, p, phase_h, start, group, lines):
                 line_at = deep * tile * pitch
         if end - start < p.positions:
             for k in range(16 * step_w):
-                row = k * p.phase_plane + channel * p.plane
+                row = k * p.phase_plane + (channel - first) * p.plane
                 packed[row + end - start : row + p.positions] = 0
 
 

@@ -145,23 +145,84 @@ def pack_tile_weights(w, packed, p, tap_kernel, phase_at, corners, group, first,
                     )  # fmt: skip
 
 
-@kernel(_nrt=True)  # it allocates
-def weight_from_tiles(dw, at, corners, last, sums, first, step):
-    """Write one gradient, ``G^T s G``, of the 16 sums at ``sums[first + step * product]``.
+def _sums(emit: Emitter, products: list[Any], count: int) -> list[Any]:
+    """Return ``G^T s`` of four sums, for `count` taps."""
+    half = emit.constant(0.5)
+    one, two = emit.multiply(half, products[1]), emit.multiply(half, products[2])
+    both = emit.add(one, two)
+    taps = [emit.add(products[0], both), emit.subtract(one, two), both][:count]
+    return [*taps[:-1], emit.add(taps[-1], products[3])]
 
-    `corners` are the positions of its taps in the kernel, `last` the last of them along an axis.
+
+def _lower(count: int) -> Any:
+    """Return an intrinsic for ``G^T s G``, for a vector of source channels at once.
+
+    Sum k is the vector at ``x[x_at + places[place_at + k]]``, or zero if that is negative. Tap
+    (r, c) goes to line ``lines[line_at + 3 * r + c]`` of `y`, or nowhere if that is negative.
     """
-    half, zero = sums.dtype.type(0.5), sums.dtype.type(0)
-    columns = np.empty((3, 4), sums.dtype)
-    for c in range(4):
-        place = first + c * step
-        s1, s2 = half * sums[place + 4 * step], half * sums[place + 8 * step]
-        columns[0, c] = sums[place] + (s1 + s2)
-        columns[1, c], columns[2, c] = s1 - s2, s1 + s2
-        columns[last, c] += sums[place + 12 * step]
-    for r in range(3):
-        s1, s2 = half * columns[r, 1], half * columns[r, 2]
-        for c in range(3):
-            if corners[3 * r + c] >= 0:
-                total = columns[r, 0] + (s1 + s2) if c == 0 else s1 - s2 if c == 1 else s1 + s2
-                dw[at + corners[3 * r + c]] = total + (columns[r, 3] if c == last else zero)
+
+    def typed(
+        typing: Any, y: Any, lines: Any, line_at: Any, x: Any, x_at: Any, places: Any, place_at: Any
+    ) -> tuple[Any, Callable[..., Any]]:
+        signature = types.void(y, lines, line_at, x, x_at, places, place_at)
+
+        def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
+            y_, lines_, line_at_, x_, x_at_, places_, place_at_ = values
+            emit, zero = Emitter(context, builder, x.dtype), ir.Constant(INDEX, 0)
+            target, source = emit.pointer(y, y_, 0), emit.pointer(x, x_, x_at_)
+            table, order = (
+                emit.pointer(places, places_, place_at_),
+                emit.pointer(lines, lines_, line_at_),
+            )
+            sums = []
+            for k in range(16):
+                place = builder.load(emit.step(table, k))
+                there = builder.icmp_signed(">=", place, zero)
+                value = emit.load(emit.step(source, builder.select(there, place, zero)))
+                sums.append(builder.select(there, value, emit.zero))
+            columns = [_sums(emit, sums[c::4], count) for c in range(4)]
+            rows = [_sums(emit, [column[r] for column in columns], count) for r in range(count)]
+            for r in range(count):
+                for c in range(count):
+                    line = builder.load(emit.step(order, 3 * r + c))
+                    with builder.if_then(builder.icmp_signed(">=", line, zero)):
+                        emit.store(rows[r][c], emit.step(target, emit.times(line, emit.width)))
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    def plain(
+        y: np.ndarray, lines: np.ndarray, line_at: int,
+        x: np.ndarray, x_at: int, places: np.ndarray, place_at: int,
+    ) -> None:  # fmt: skip
+        g, width = np.array(_G[count], x.dtype), _VECTOR_BYTES // x.itemsize
+        sums = np.zeros((16, width), x.dtype)
+        for k, place in enumerate(places[place_at : place_at + 16]):
+            if place >= 0:
+                sums[k] = x[x_at + place : x_at + place + width]
+        taps = np.einsum("ir,ijv,jc->rcv", g, sums.reshape(4, 4, width), g)
+        for r in range(count):
+            for c in range(count):
+                line = lines[line_at + 3 * r + c]
+                if line >= 0:
+                    y[line * width : (line + 1) * width] = taps[r, c]
+
+    return plain if config.DISABLE_JIT else intrinsic(typed)
+
+
+_lower_2, _lower_3 = _lower(2), _lower(3)
+
+
+@kernel
+def taps_from_tiles(results, lines, sums, at, places, corners):
+    """Turn the sums of a vector of source channels into taps, ``G^T s G``: a line for each.
+
+    Product k of a pair of phases is at ``sums[at + places[16 * pair + k]]``, or zero where that is
+    negative. A pair's `corners` are the positions of its 3x3 taps in the kernel, -1 where it has
+    none.
+    """
+    for pair in range(corners.size // 9):
+        if results == 2:
+            _lower_3(lines, corners, 9 * pair, sums, at, places, 16 * pair)
+        else:
+            _lower_2(lines, corners, 9 * pair, sums, at, places, 16 * pair)

@@ -1,0 +1,198 @@
+"""The weight gradient by Winograd's tiles: a product of matrices for each of their products.
+
+Product k of all tiles, of a result channel and a source channel, are summed over the tiles: as in
+gemmgrad.py lanes are result channels, vectors run over source channels, and the register tile is
+`spread`. Both operands are transformed (winograd.py) and transposed, some tiles at a time; the sums
+stay, one set for each chunk of tiles, until they are added in their order and turned into taps
+(winoweights.py). A task is one unit of result channels by one block of source channels of a chunk.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numba
+import numpy as np
+from numba import prange, types
+
+from ..memory import empty
+from .arrays import flat
+from .config import MACHINE
+from .jit import kernel
+from .launch import address, array, call
+from .plan import PLAN
+from .tasks import share
+from .tile import spread
+from .tilegradplan import LANES, VECTORS, TileGradPlan
+from .transpose import transpose
+from .winograd import pack_grad_tiles, pack_tiles
+from .winoweights import taps_from_tiles
+
+_VECTOR_BYTES = MACHINE.vector_bytes
+
+
+@kernel(_nrt=True)  # it allocates
+def _steps(count, pitch, end):
+    """Return the places, for `transpose`, of `count` vectors that are `pitch` apart."""
+    places = np.zeros(3 * count, np.int64)
+    for k in range(count):
+        places[3 * k], places[3 * k + 2] = k * pitch, k * pitch + end
+    return places
+
+
+@kernel
+def _pack_columns(x, columns, packed, p, start, count, group, first, last, places, lines):
+    """Transform some source channels of `count` tiles into (plane, tile, channel)."""
+    width = _VECTOR_BYTES // x.itemsize
+    block, phases = VECTORS * width, p.read_stride_w // p.tile
+    for phase_h in range(p.read_stride_h // p.tile):
+        begin = packed[16 * phase_h * phases * p.phase_plane :]
+        pack_tiles(x, begin, p, phase_h, start, group, first, last, lines)
+    for plane in range(16 * phases * (p.read_stride_h // p.tile)):
+        for channel in range(0, last - first, width):
+            transpose(
+                columns, plane * p.positions * block + channel, places, 0,
+                packed, plane * p.phase_plane + channel * p.plane, p.plane,
+                min(width, last - first - channel), count, 1,
+            )  # fmt: skip
+
+
+@kernel
+def _pack_lanes(dy, lanes, panel, p, start, count, group, unit, places, lines):
+    """Transform the result channels of one unit of `count` tiles into (plane, unit, tile, lane)."""
+    width = _VECTOR_BYTES // dy.itemsize
+    first, spill = unit * LANES, 1 if LANES <= width else 0
+    channels = min(LANES, p.result_channels - first)
+    pack_grad_tiles(dy, panel, 0, p, start, group, first, channels, lines)
+    for plane in range(16):
+        at = (plane * p.tiles + unit) * p.positions * LANES
+        for lane in range(0, channels, width):
+            transpose(
+                lanes, at + lane, places, 0,
+                panel, plane * p.panel_plane + lane * p.panel_pitch, p.panel_pitch,
+                min(width, channels - lane), count, spill,
+            )  # fmt: skip
+
+
+@kernel
+def _multiply(lanes, columns, sums, p, reads, writes, none, taps, pair, begin, end, count, fresh):
+    """Add up `count` tiles, for the units [begin, end) and one block of source channels."""
+    block = VECTORS * (_VECTOR_BYTES // sums.itemsize)
+    for tap in range(reads.size):
+        for unit in range(begin, end):
+            at = ((pair * p.tiles + unit) * reads.size + tap) * LANES * block
+            spread(
+                LANES, lanes, (writes[tap] * p.tiles + unit) * p.positions * LANES,
+                columns, reads[tap] * p.positions * block, block, count, taps, 0, 1,
+                none, 0, sums, at, block, fresh,
+            )  # fmt: skip
+
+
+@kernel(_nrt=True)  # it allocates
+def _chunk(chunk, begin, end, x, dy, partial, p, reads, writes, scratch):
+    """Run the tasks [begin, end) of one chunk: (group and block of source channels, unit)."""
+    columns, rest = scratch[: p.columns_size], scratch[p.columns_size :]
+    lanes, rest = rest[: p.lanes_size], rest[p.lanes_size :]
+    packed, rest = rest[: p.packed_size], rest[p.packed_size :]
+    panel, lines = rest[: p.panel_size], rest[p.panel_size :]
+    block = VECTORS * (_VECTOR_BYTES // x.itemsize)
+    none, taps = np.zeros(LANES, x.dtype), np.zeros(1, np.int64)
+    by_channel = _steps(p.positions, block, block)
+    by_lane = _steps(p.positions, LANES, 0)
+    by_lane[2::3] = p.positions * LANES
+    total = p.batch * p.rows * p.columns
+    first, last = chunk * p.blocks // p.chunks, (chunk + 1) * p.blocks // p.chunks
+    for b in range(first, last):
+        start, packed_group = b * p.positions, -1
+        count = min(p.positions, total - start)
+        for pair in range(begin // p.tiles, (end - 1) // p.tiles + 1):
+            group, part = divmod(pair, p.column_blocks)
+            low, high = max(0, begin - pair * p.tiles), min(p.tiles, end - pair * p.tiles)
+            if group != packed_group:
+                several = (end - 1) // p.tiles > pair
+                for unit in range(0 if several else low, p.tiles if several else high):
+                    _pack_lanes(dy, lanes, panel, p, start, count, group, unit, by_lane, lines)
+                packed_group = group
+            _pack_columns(
+                x, columns, packed, p, start, count, group, part * block,
+                min(p.source_channels, (part + 1) * block), by_channel, lines,
+            )  # fmt: skip
+            _multiply(
+                lanes, columns, partial[chunk], p, reads, writes, none, taps, pair, low, high,
+                count, 1 if b == first else 0,
+            )  # fmt: skip
+
+
+@kernel
+def _worker(worker, workers, x, dy, partial, plan, reads, writes, scratch):
+    """Run the worker's tasks, those of one chunk together, in its row of `scratch`."""
+    p = plan[0]
+    each = p.groups * p.column_blocks * p.tiles
+    task, end = share(worker, workers, p.chunks * each)
+    while task < end:
+        chunk, begin = divmod(task, each)
+        until = min(each, begin + end - task)
+        _chunk(chunk, begin, until, x, dy, partial, p, reads, writes, scratch[worker])
+        task += until - begin
+
+
+@kernel(_nrt=True)  # it allocates
+def _finish(index, partial, dw, plan, places, corners):
+    """Add up the chunks' sums of one unit and block of source channels, and write its taps."""
+    p = plan[0]
+    width = _VECTOR_BYTES // dw.itemsize
+    block, products = VECTORS * width, partial.shape[1] // (p.groups * p.column_blocks * p.tiles)
+    sums = partial[0, index * products : (index + 1) * products]
+    for chunk in range(1, p.chunks):
+        more = partial[chunk, index * products : (index + 1) * products]
+        for i in range(products):
+            sums[i] += more[i]
+    pair, unit = divmod(index, p.tiles)
+    group, part = divmod(pair, p.column_blocks)
+    lines, spill = np.empty((p.kernel + 1) * width, dw.dtype), 1 if p.kernel <= width else 0
+    by_channel = _steps(width, p.kernel, 0)
+    for lane in range(min(LANES, p.result_channels - unit * LANES)):
+        row = (group * p.result_channels + unit * LANES + lane) * p.source_channels
+        for half in range(0, min(block, p.source_channels - part * block), width):
+            first = part * block + half
+            count = min(width, p.source_channels - first)
+            by_channel[2::3] = count * p.kernel
+            taps_from_tiles(p.tile, lines, sums, lane * block + half, places, corners)
+            for tap in range(0, p.kernel, width):
+                transpose(
+                    dw, (row + first) * p.kernel + tap, by_channel, 0,
+                    lines, tap * width, width, min(width, p.kernel - tap), count, spill,
+                )  # fmt: skip
+
+
+@kernel(parallel=True)
+def _launch(run, finish, x, dy, dw, plan, reads, writes, places, corners, partial, scratch):
+    """Run all tasks, then finish all units, with the kernels at the addresses given."""
+    p, workers = plan[0], scratch.shape[0]
+    for worker in prange(workers):
+        call(run, worker, workers, x, dy, partial, plan, reads, writes, scratch)
+    for index in prange(p.groups * p.column_blocks * p.tiles):
+        call(finish, index, partial, dw, plan, places, corners)
+
+
+@lru_cache(maxsize=2)
+def _addresses(dtype: np.dtype) -> tuple[Any, Any]:
+    """Return the addresses of `_worker` and `_finish` for arrays of `dtype`."""
+    data, table, integer = array(dtype), array(np.int64), types.int64
+    rows = array(dtype, 2)
+    return (
+        address(_worker, integer, integer, data, data, rows, array(PLAN), table, table, rows),
+        address(_finish, integer, rows, data, array(PLAN), table, table),
+    )
+
+
+def run_tile_grad(x: np.ndarray, dy: np.ndarray, plan: TileGradPlan) -> np.ndarray:
+    """Launch a weight gradient and return its result."""
+    dw, p = empty(plan.shape, x.dtype), plan.numbers[0]
+    _launch(
+        *_addresses(x.dtype), flat(x), flat(dy), dw.ravel(), plan.numbers, plan.reads, plan.writes,
+        plan.places, plan.corners, empty((int(p["chunks"]), int(p["weight_size"])), x.dtype),
+        empty((min(numba.get_num_threads(), plan.tasks), int(p["scratch_size"])), x.dtype),
+    )  # fmt: skip
+    return dw

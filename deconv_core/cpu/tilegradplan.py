@@ -1,0 +1,115 @@
+"""Plans of weight gradients by Winograd's tiles: whether they pay, and how they are cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..geometry import ConvGeometry, ceil_div
+from ..sweep import forward_sweep, winograd_sweep
+from .blocking import line_stride
+from .config import (
+    GRAD_SHARE,
+    MACHINE,
+    MAX_CHUNKS,
+    MIN_TASKS,
+    PARTIAL_BYTES,
+    TILE_LANES_BYTES,
+    TILED_RESULT,
+    TILED_SOURCE,
+    TILED_WEIGHT,
+    TILES_BYTES,
+)
+from .plan import record, sweep_numbers
+from .tiling import fits_tiles, products
+
+LANES, VECTORS = MACHINE.spread[0]  # of the register tile: result channels, vectors of source ones
+
+
+@dataclass(frozen=True)
+class TileGradPlan:
+    """Everything that the kernels need besides the arrays.
+
+    Attributes
+    ----------
+    shape : of the result
+    numbers : structured array of one `PLAN` record
+    reads, writes : (products,), int64, the planes of the source and of the gradient of each
+    places : (16 * pairs,), int64, where the sums of each pair's products are in a unit, or -1
+    corners : (9 * pairs,), int64, the positions of each pair's 3x3 taps in the kernel, or -1
+    tasks : how many there are to share among threads
+    """
+
+    shape: tuple[int, ...]
+    numbers: np.ndarray
+    reads: np.ndarray
+    writes: np.ndarray
+    places: np.ndarray
+    corners: np.ndarray
+    tasks: int
+
+
+def tile_grad_plan(geometry: ConvGeometry, itemsize: int) -> TileGradPlan | None:
+    """Plan a weight gradient by tiles; None if it cannot be, or another way is cheaper."""
+    sweeps = forward_sweep(geometry.rows), forward_sweep(geometry.cols)
+    if not fits_tiles(*sweeps):
+        return None
+    rows, columns = (winograd_sweep(axis, 4 - sweeps[0].reach) for axis in sweeps)
+    width, results = MACHINE.vector_bytes // itemsize, 4 - sweeps[0].reach
+    source = geometry.in_channels // geometry.groups
+    result = geometry.out_channels // geometry.groups
+    block, units = VECTORS * width, ceil_div(result, LANES)
+    parts, total = ceil_div(source, block), geometry.batch * rows.count * columns.count
+    read, count = (
+        len(rows.read_phases) * len(columns.read_phases),
+        len(rows.taps) * len(columns.taps),
+    )
+
+    line = geometry.batch * rows.count * ceil_div(columns.count, width) * width
+    made = units * LANES * parts * block * count
+    cost = made * (total + TILED_WEIGHT) * geometry.groups
+    strides = max(axis.read_stride for axis in sweeps)
+    cost += line * read * geometry.in_channels * TILED_SOURCE * strides
+    cost += line * 16 * geometry.out_channels * TILED_RESULT
+    if cost > GRAD_SHARE * geometry.macs:
+        return None
+
+    most = TILES_BYTES // (read * block * itemsize)
+    most = min(most, TILE_LANES_BYTES // (16 * units * LANES * itemsize), total + width - 1)
+    run = max(1, most // width) * width
+    run = ceil_div(ceil_div(total, ceil_div(total, run)), width) * width
+    blocks, each = ceil_div(total, run), geometry.groups * parts * units
+    size = each * count * LANES * block
+    chunks = min(blocks, MAX_CHUNKS, ceil_div(MIN_TASKS, each))
+    chunks = max(1, min(chunks, PARTIAL_BYTES // (size * itemsize)))
+    pitch = line_stride(run + width, itemsize)
+    deep = min(rows.count, ceil_div(run - 1, columns.count) + 1)  # rows of tiles
+    line_pitch = ceil_div(columns.count + 1, width) * width
+    lines = max(columns.read_stride * (results * deep + 2), results**2 * (deep + 1))
+    numbers = {
+        "groups": geometry.groups, "source_channels": source, "result_channels": result,
+        "batch": geometry.batch, "kernel": geometry.rows.kernel * geometry.cols.kernel,
+        "tile": results, "positions": run, "blocks": blocks, "chunks": chunks,
+        "tiles": units, "column_blocks": parts, "weight_size": size,
+        "plane": pitch, "phase_plane": line_stride(min(source, block) * pitch, itemsize),
+        "panel_pitch": pitch, "panel_plane": line_stride(LANES * pitch, itemsize),
+        "line_pitch": line_pitch, "lines_size": line_pitch * lines + 2 * width,
+        "columns_size": line_stride(read * run * block, itemsize),
+        "lanes_size": line_stride(16 * units * run * LANES, itemsize),
+    }  # fmt: skip
+    numbers["packed_size"] = read * numbers["phase_plane"]
+    numbers["panel_size"] = 16 * numbers["panel_plane"]
+    names = ("columns", "lanes", "packed", "panel", "lines")
+    numbers["scratch_size"] = sum(numbers[f"{name}_size"] for name in names)
+    codes, corners = products(sweeps, (rows, columns))
+    places = np.full(16 * len(corners) // 9, -1, np.int64)
+    places[codes] = np.arange(count) * LANES * block
+    taps = [(a, b) for a in rows.taps for b in columns.taps]
+    return TileGradPlan(
+        geometry.weight_shape,
+        record(numbers | sweep_numbers(rows, columns)),
+        np.array([a[1] * len(columns.read_phases) + b[1] for a, b in taps], np.int64),
+        np.array([4 * a[0] + b[0] for a, b in taps], np.int64),
+        places, corners, chunks * each,
+    )  # fmt: skip
