@@ -18,11 +18,12 @@ from unittest import mock
 
 import numpy as np
 
-from deconv_core.cpu import conv, gemmplan, linear
+from deconv_core.cpu import conv, gemmplan, linear, tilegradplan
 from deconv_core.cpu.config import MACHINE
 from deconv_core.cpu.conv import choose, choose_grad
 from deconv_core.cpu.gemmplan import GemmPlan
 from deconv_core.cpu.plan import Plan
+from deconv_core.cpu.tilegradplan import TileGradPlan
 from deconv_core.geometry import ConvGeometry, ceil_div
 
 KINDS = {  # of a convolution's passes, of a transposed one's
@@ -107,6 +108,19 @@ def _of_gemm(kind: str, geometry: ConvGeometry, plan: GemmPlan, itemsize: int) -
     return Launch(kind, geometry, loads, cut, len(loads))
 
 
+def _of_tiles(geometry: ConvGeometry, plan: TileGradPlan, itemsize: int) -> Launch:
+    """Return the launch of a weight gradient by Winograd's tiles."""
+    p, block = plan.numbers[0], tilegradplan.VECTORS * (MACHINE.vector_bytes // itemsize)
+    total = int(p["batch"] * p["rows"] * p["columns"])
+    chunks, each = int(p["chunks"]), plan.tasks // int(p["chunks"])
+    ends = [chunk * int(p["blocks"]) // chunks * int(p["positions"]) for chunk in range(chunks)]
+    lengths = [b - a for a, b in pairwise([*ends, total])]
+    work = len(plan.reads) * tilegradplan.LANES * block
+    loads = tuple(length * work for length in lengths for _ in range(each))
+    cut = f"{chunks} chunks x {each} tiles of channels"
+    return Launch("weight gradient", geometry, loads, cut, len(loads))
+
+
 def of_plan(kind: str, geometry: ConvGeometry, itemsize: int) -> Launch | None:
     """Return the launch of a convolution's pass; None of those whose tiles are others."""
     if kind == "weight gradient":
@@ -115,6 +129,8 @@ def of_plan(kind: str, geometry: ConvGeometry, itemsize: int) -> Launch | None:
         _, plan = choose(geometry, kind == "source gradient", itemsize)
     if isinstance(plan, GemmPlan):
         return _of_gemm(kind, geometry, plan, itemsize)
+    if isinstance(plan, TileGradPlan):
+        return _of_tiles(geometry, plan, itemsize)
     if not isinstance(plan, Plan):
         return None
     p = plan.numbers[0]

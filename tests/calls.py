@@ -9,7 +9,7 @@ import numpy as np
 
 from deconv_core import functional as F
 from deconv_core import geometry
-from deconv_core.cpu import conv, gemmplan, plan
+from deconv_core.cpu import config, conv, gemmplan, plan, tilegradplan, tiling
 
 Call = tuple[str, Callable[..., Any], list[np.ndarray], list[Any], dict[str, Any]]
 
@@ -151,6 +151,13 @@ def choose_again() -> None:
 def share_from(macs: int) -> None:
     """Let passes of fewer multiply-adds than `macs` be one task on the calling thread."""
     plan.SHARED_MACS = macs
+    choose_again()
+
+
+def tile(wherever_possible: bool) -> None:
+    """Let every pass that can run by Winograd's tiles, or only where that pays."""
+    shares = (1e9, 1e9) if wherever_possible else (config.TILED_SHARE, config.GRAD_SHARE)
+    tiling.TILED_SHARE, tilegradplan.GRAD_SHARE = shares
     choose_again()
 
 

@@ -13,7 +13,7 @@ from scripts import load
 
 from deconv_core import functional as F
 from deconv_core import geometry, reference
-from deconv_core.cpu import dot, gemm, gemmgrad, plan, spread, tile, tiling
+from deconv_core.cpu import conv, dot, gemm, gemmgrad, spread, tile, tilegrad
 from deconv_core.cpu.config import MACHINE
 
 
@@ -50,11 +50,12 @@ def convolutions(rng: np.random.Generator) -> None:
 
 def tiles(rng: np.random.Generator) -> None:
     """Convolutions by Winograd's tiles of either size, some of them beyond the picture."""
-    tiling.TILED_SHARE = 1e9
+    calls.tile(True)
     for kernel, stride, results in ((3, 1, 2), (4, 2, 3)):
         x, w, b = (rng.standard_normal(s) for s in ((2, 2, 7, 9), (3, 2, kernel, kernel), (3,)))
         shape = geometry.conv(x.shape, w.shape, stride, 1)
-        assert plan.spread_plan(shape, False, 8).numbers["tile"] == results
+        for _, plan in (conv.choose(shape, False, 8), conv.choose_grad(shape, 8)):
+            assert plan.numbers["tile"] == results
         y = F.conv2d(x, w, b, stride, 1)
         close(y, reference.conv_forward(x, w, b, shape))
         dx = F.conv2d_input_grad(y, w, x.shape, stride, 1)
@@ -120,6 +121,7 @@ def loads(rng: np.random.Generator) -> None:
                 mock.patch.object(spread, "spread", spread_tile),
                 mock.patch.object(gemm, "spread", spread_tile),
                 mock.patch.object(gemmgrad, "spread", spread_tile),
+                mock.patch.object(tilegrad, "spread", spread_tile),
                 mock.patch.object(dot, "dot", dot_tile),
             )
             with ExitStack() as stack:

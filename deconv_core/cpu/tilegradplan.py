@@ -11,14 +11,14 @@ from ..sweep import forward_sweep, winograd_sweep
 from .blocking import line_stride
 from .config import (
     GRAD_SHARE,
+    GRAD_TASKS,
+    GRAD_WEIGHT,
     MACHINE,
     MAX_CHUNKS,
-    MIN_TASKS,
     PARTIAL_BYTES,
     TILE_LANES_BYTES,
     TILED_RESULT,
     TILED_SOURCE,
-    TILED_WEIGHT,
     TILES_BYTES,
 )
 from .plan import record, sweep_numbers
@@ -68,7 +68,7 @@ def tile_grad_plan(geometry: ConvGeometry, itemsize: int) -> TileGradPlan | None
 
     line = geometry.batch * rows.count * ceil_div(columns.count, width) * width
     made = units * LANES * parts * block * count
-    cost = made * (total + TILED_WEIGHT) * geometry.groups
+    cost = made * (total + GRAD_WEIGHT) * geometry.groups
     strides = max(axis.read_stride for axis in sweeps)
     cost += line * read * geometry.in_channels * TILED_SOURCE * strides
     cost += line * 16 * geometry.out_channels * TILED_RESULT
@@ -77,12 +77,14 @@ def tile_grad_plan(geometry: ConvGeometry, itemsize: int) -> TileGradPlan | None
 
     most = TILES_BYTES // (read * block * itemsize)
     most = min(most, TILE_LANES_BYTES // (16 * units * LANES * itemsize), total + width - 1)
-    run = max(1, most // width) * width
-    run = ceil_div(ceil_div(total, ceil_div(total, run)), width) * width
-    blocks, each = ceil_div(total, run), geometry.groups * parts * units
+    blocks, each = ceil_div(total, max(1, most // width) * width), geometry.groups * parts * units
     size = each * count * LANES * block
-    chunks = min(blocks, MAX_CHUNKS, ceil_div(MIN_TASKS, each))
+    chunks = min(blocks, MAX_CHUNKS, ceil_div(GRAD_TASKS, each))
     chunks = max(1, min(chunks, PARTIAL_BYTES // (size * itemsize)))
+    blocks = ceil_div(blocks, chunks) * chunks  # as many in each chunk
+    run = ceil_div(ceil_div(total, blocks), width) * width
+    blocks = ceil_div(total, run)
+    chunks = min(chunks, blocks)
     pitch = line_stride(run + width, itemsize)
     deep = min(rows.count, ceil_div(run - 1, columns.count) + 1)  # rows of tiles
     line_pitch = ceil_div(columns.count + 1, width) * width
