@@ -75,6 +75,8 @@ def pack_weights(w, packed, at, places, p, group, channel, channels, first, lane
     spill = 1 if lanes <= width else 0
     for c in range(0, channels, together):
         count = min(together, channels - c) * kernel
+        if p.w_lane == kernel:  # a channel's weights lie together, the next one's far away
+            prefetch(w, base + (c + 3) * p.w_channel, lanes * kernel)
         for lane in range(0, lanes, width):
             transpose(
                 packed, at + lane, places, c, w, base + c * p.w_channel + lane * p.w_lane,

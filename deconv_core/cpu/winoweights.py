@@ -18,6 +18,7 @@ from numba.extending import intrinsic
 from .config import MACHINE
 from .emit import INDEX, Emitter
 from .jit import kernel
+from .rows import prefetch
 from .transpose import transpose, write_lanes
 
 _VECTOR_BYTES = MACHINE.vector_bytes
@@ -128,6 +129,8 @@ def pack_tile_weights(w, packed, p, tap_kernel, phase_at, corners, group, first,
     spill = 1 if lanes <= width else 0
     for channel in range(p.source_channels):
         start = group * p.result_channels * p.source_channels * kernel + channel * p.w_channel
+        if p.w_lane == kernel:
+            prefetch(w, start + first * p.w_lane + 3 * p.w_channel, lanes * kernel)
         for lane in range(0, lanes, width):
             count = min(width, lanes - lane)
             source = start + (first + lane) * p.w_lane
