@@ -23,8 +23,9 @@ from .gemmplan import LANES, VECTORS, GemmPlan
 from .jit import kernel
 from .launch import address, array, call
 from .pack import pack_weights, scatter, weight_places
+from .phases import WAYS, weave_rows
 from .plan import PLAN
-from .rows import WAYS, copy, weave_rows
+from .rows import copy
 from .tasks import share
 from .tile import spread
 from .transpose import transpose

@@ -12,7 +12,8 @@ import numpy as np
 
 from .config import MACHINE
 from .jit import kernel
-from .rows import WAYS, copy, deal_rows, prefetch, weave_rows, window, window_by_two
+from .phases import WAYS, deal_rows, weave_rows
+from .rows import copy, prefetch, window, window_by_two
 from .transpose import transpose
 
 _VECTOR_BYTES = MACHINE.vector_bytes

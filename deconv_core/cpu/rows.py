@@ -1,4 +1,4 @@
-"""Moving rows: copy, deal out to phases, weave phases together, in whole vectors, edges masked.
+"""Moving rows in whole vectors, edges masked: copies, windows with zeros around, prefetches.
 
 Rows are short (32 floats, say), where compilers' own vector loops spend most of their time in
 scalar remainders. Each mover has a plain Python twin for when Numba's compiler is disabled.
@@ -17,9 +17,6 @@ from numba.extending import intrinsic
 
 from .config import MACHINE
 from .emit import INDEX, Emitter
-from .jit import kernel
-
-WAYS = (2, 3, 4, 6, 8)  # parts that rows are dealt to and woven from in whole vectors
 
 
 def vectors(emit: Emitter, count: Any, body: Callable[[Any, bool], None]) -> None:
@@ -118,34 +115,6 @@ def _window(stride: int) -> Any:
 window, window_by_two = _window(1), _window(2)
 
 
-@intrinsic(prefer_literal=True)
-def _deal(
-    typing: Any, parts: Any, y: Any, y_at: Any, pitch: Any,
-    x: Any, x_at: Any, first: Any, count: Any, limit: Any,
-) -> Any:  # fmt: skip
-    """Emit `deal` for literal `parts`."""
-    signature = types.void(parts, y, y_at, pitch, x, x_at, first, count, limit)
-    ways = parts.literal_value
-
-    def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
-        _, y_, y_at_, pitch_, x_, x_at_, first_, count_, limit_ = values
-        emit = Emitter(context, builder, x.dtype)
-        source, target, width = emit.pointer(x, x_, x_at_), emit.pointer(y, y_, y_at_), emit.width
-
-        def body(at: Any, masked: bool) -> None:
-            low = builder.add(first_, emit.times(at, ways))
-            starts = [builder.add(low, ir.Constant(INDEX, i * width)) for i in range(ways)]
-            reads = [emit.load_inside(emit.step(source, at), at, limit_) for at in starts]
-            for part in range(ways):
-                picked = emit.pick(reads, [ways * i + part for i in range(width)])
-                emit.store(picked, emit.step(emit.step(target, emit.times(pitch_, part)), at))
-
-        vectors(emit, count_, body)
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
 @intrinsic
 def prefetch(typing: Any, x: Any, x_at: Any, count: Any) -> Any:
     """Ask for ``x[x_at : x_at + count]`` to be brought near; it may lie outside of the array."""
@@ -166,48 +135,6 @@ def prefetch(typing: Any, x: Any, x_at: Any, count: Any) -> Any:
     return signature, generate
 
 
-@intrinsic(prefer_literal=True)
-def _weave(
-    typing: Any, parts: Any, y: Any, y_at: Any, x: Any, x_at: Any, pitch: Any,
-    first: Any, count: Any, limit: Any, bias: Any,
-) -> Any:  # fmt: skip
-    """Emit `weave` for literal `parts`."""
-    signature = types.void(parts, y, y_at, x, x_at, pitch, first, count, limit, bias)
-    ways = parts.literal_value
-
-    def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
-        _, y_, y_at_, x_, x_at_, pitch_, first_, count_, limit_, bias_ = values
-        emit = Emitter(context, builder, x.dtype)
-        target, source, width = emit.pointer(y, y_, y_at_), emit.pointer(x, x_, x_at_), emit.width
-        rows = [emit.step(source, emit.times(pitch_, i)) for i in range(ways)]
-        offset = emit.broadcast(bias_)
-        last = builder.add(first_, emit.times(count_, ways))
-        end = builder.select(builder.icmp_signed("<", last, limit_), last, limit_)
-
-        def body(at: Any, masked: bool) -> None:
-            parts = [emit.add(emit.load(emit.step(row, at)), offset) for row in rows]
-            low = builder.add(first_, emit.times(at, ways))
-            for i in range(ways):
-                order = [divmod(i * width + j, ways) for j in range(width)]
-                woven = emit.pick(parts, [width * part + index for index, part in order])
-                start = builder.add(low, ir.Constant(INDEX, i * width))
-                after = builder.add(start, ir.Constant(INDEX, width))
-                inside = builder.and_(
-                    builder.icmp_signed(">=", start, ir.Constant(INDEX, 0)),
-                    builder.icmp_signed("<=", after, end),
-                )
-                with builder.if_else(inside) as (whole, partly):  # masked stores take much longer
-                    with whole:
-                        emit.store(woven, emit.step(target, start))
-                    with partly:
-                        emit.store_inside(woven, emit.step(target, start), start, end)
-
-        vectors(emit, count_, body)
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
 def _copy(y: np.ndarray, y_at: int, x: np.ndarray, x_at: int, count: int, bias: float) -> None:
     """Compute `copy` in plain Python."""
     y[y_at : y_at + count] = x[x_at : x_at + count] + bias
@@ -219,110 +146,9 @@ def _move(y: np.ndarray, y_at: int, x: np.ndarray, x_at: int) -> None:
     y[y_at : y_at + width] = x[x_at : x_at + width]
 
 
-def _deal_python(
-    parts: int, y: np.ndarray, y_at: int, pitch: int,
-    x: np.ndarray, x_at: int, first: int, count: int, limit: int,
-) -> None:  # fmt: skip
-    """Compute `deal` in plain Python."""
-    row = np.zeros(parts * count, x.dtype)
-    begin, end = max(0, first), min(limit, first + parts * count)
-    if begin < end:
-        row[begin - first : end - first] = x[x_at + begin : x_at + end]
-    for part in range(parts):
-        y[y_at + part * pitch : y_at + part * pitch + count] = row[part::parts]
-
-
 def _prefetch(x: np.ndarray, x_at: int, count: int) -> None:
     """Do nothing."""
 
 
-def _weave_python(
-    parts: int, y: np.ndarray, y_at: int, x: np.ndarray, x_at: int, pitch: int,
-    first: int, count: int, limit: int, bias: float,
-) -> None:  # fmt: skip
-    """Compute `weave` in plain Python."""
-    for i in range(max(0, -first), min(parts * count, limit - first)):
-        index, part = divmod(i, parts)
-        y[y_at + first + i] = x[x_at + part * pitch + index] + bias
-
-
 if config.DISABLE_JIT:
     copy, move, prefetch = _copy, _move, _prefetch
-    _deal, _weave = _deal_python, _weave_python
-
-
-@kernel(inline="always")
-def _row(r, top, step, height, limit):
-    """Return where row ``top + r * step`` of a picture begins, and its elements: 0 outside."""
-    h = top + r * step
-    inside = 0 <= h < height
-    return (h * limit, limit) if inside else (0, 0)
-
-
-@kernel
-def deal_rows(
-    parts, y, y_at, y_row, pitch, x, x_at, height, limit, top, step, left, rows, count
-):  # fmt: skip
-    """Deal rows of a picture out: ``y[y_at + r * y_row + k * pitch + i] = row[parts * i + k]``.
-
-    For i < count and r < rows; row is that of the picture of height x limit elements at
-    ``x[x_at]`` from row ``top + r * step`` and column `left` on, with zeros around the picture.
-    Whole vectors of `y` are written. `parts` is one of `WAYS`: a literal makes the vectors' loops
-    unroll.
-    """
-    if parts == 2:
-        for r in range(rows):
-            start, size = _row(r, top, step, height, limit)
-            _deal(2, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size)
-    elif parts == 3:
-        for r in range(rows):
-            start, size = _row(r, top, step, height, limit)
-            _deal(3, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size)
-    elif parts == 4:
-        for r in range(rows):
-            start, size = _row(r, top, step, height, limit)
-            _deal(4, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size)
-    elif parts == 6:
-        for r in range(rows):
-            start, size = _row(r, top, step, height, limit)
-            _deal(6, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size)
-    else:
-        for r in range(rows):
-            start, size = _row(r, top, step, height, limit)
-            _deal(8, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size)
-
-
-@kernel(inline="always")
-def weave_rows(
-    parts, y, y_at, height, limit, top, step, left, x, x_at, x_row, pitch, rows, count, bias
-):  # fmt: skip
-    """Weave parts into rows: ``row[parts * i + k] = x[x_at + r * x_row + k * pitch + i] + bias``.
-
-    The reverse of `deal_rows`: what falls outside of the picture is dropped, and whole vectors of
-    `x` are read.
-    """
-    if parts == 2:
-        for r in range(rows):
-            if 0 <= top + r * step < height:
-                to = y_at + (top + r * step) * limit
-                _weave(2, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias)
-    elif parts == 3:
-        for r in range(rows):
-            if 0 <= top + r * step < height:
-                to = y_at + (top + r * step) * limit
-                _weave(3, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias)
-    elif parts == 4:
-        for r in range(rows):
-            if 0 <= top + r * step < height:
-                to = y_at + (top + r * step) * limit
-                _weave(4, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias)
-    elif parts == 6:
-        for r in range(rows):
-            if 0 <= top + r * step < height:
-                to = y_at + (top + r * step) * limit
-                _weave(6, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias)
-    else:
-        for r in range(rows):
-            if 0 <= top + r * step < height:
-                to = y_at + (top + r * step) * limit
-                _weave(8, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias)

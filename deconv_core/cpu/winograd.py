@@ -21,7 +21,8 @@ from numba.extending import intrinsic
 
 from .emit import Emitter
 from .jit import kernel
-from .rows import deal_rows, prefetch, vectors, weave_rows
+from .phases import deal_rows, weave_rows
+from .rows import prefetch, vectors
 
 SOURCE = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))  # B^T
 RESULT = {  # A^T, by the number of results
