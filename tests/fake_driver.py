@@ -1,0 +1,266 @@
+"""A CUDA driver made of host memory: all that numba-cuda does up to the driver's calls is real.
+
+Memory is allocated, copied and set on the host; kernels are neither compiled nor run, but each
+launch converts its arguments and is noted. ``pytest -p fake_driver tests/test_cuda_launches.py``
+installs it, for the life of the process and before `deconv_core.cuda` is imported.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from cuda.bindings import driver as real
+from numba.cuda import dispatcher, types
+from numba.cuda.cudadrv import driver as numba_driver
+from numba.cuda.typing.typeof import Purpose, typeof
+
+OK, OUT_OF_MEMORY = real.CUresult.CUDA_SUCCESS, real.CUresult.CUDA_ERROR_OUT_OF_MEMORY
+ALIGN, TOTAL = 512, 80 << 30
+# What makes the host wait for the device, or the device for the host.
+WAITING = {"cuCtxSynchronize", "cuStreamSynchronize", "cuEventSynchronize", "cuMemFree"}
+WAITING |= {"cuMemcpyDtoH", "cuMemcpyDtoHAsync", "cuMemcpyHtoD"}
+MAKING = {"cuMemAlloc", "cuMemHostAlloc", "cuStreamCreate", "cuEventCreate"}
+
+
+class Call(NamedTuple):
+    """A call of the driver, on a stream (0 for the default one), or "launch" with a kernel."""
+
+    name: str
+    stream: int
+    detail: Any
+
+
+class FakeBinding:
+    """What `cuda.bindings.driver` is to numba-cuda: functions that return a status and a result.
+
+    Attributes
+    ----------
+    log : the calls in their order, those that only ask for the context left out
+    capacity : bytes of memory
+    """
+
+    def __init__(self) -> None:
+        self.log: list[Call] = []
+        self.capacity = TOTAL
+        self.blocks: dict[int, np.ndarray] = {}  # by address
+        self.handles = 1000
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("cu"):
+            return getattr(real, name)  # types and constants
+        function = getattr(self, f"do_{name}")
+
+        def call(*args: Any) -> tuple[Any, ...]:
+            result = function(*args)
+            return result if isinstance(result, tuple) else (OK, result)
+
+        call.__name__ = name
+        return call
+
+    def note(self, name: str, stream: Any = 0, detail: Any = None) -> None:
+        """Add a call to the log."""
+        self.log.append(Call(name, int(stream), detail))
+
+    def handle(self) -> int:
+        """Return a number that was no handle before."""
+        self.handles += 1
+        return self.handles
+
+    def in_use(self) -> int:
+        """Return the bytes that are allocated on the device."""
+        return sum(block.size - ALIGN for block in self.blocks.values())
+
+    def holds(self, address: int, nbytes: int) -> bool:
+        """Tell whether this is allocated memory of the device."""
+        return any(at <= address <= at + b.size - ALIGN - nbytes for at, b in self.blocks.items())
+
+    def do_cuInit(self, flags: int) -> tuple[Any]:
+        return (OK,)
+
+    def do_cuCtxGetCurrent(self) -> Any:
+        return real.CUcontext(1)
+
+    def do_cuCtxGetDevice(self) -> Any:
+        return 0
+
+    def do_cuCtxPushCurrent(self, context: Any) -> tuple[Any]:
+        return (OK,)
+
+    def do_cuDeviceGetCount(self) -> int:
+        return 1
+
+    def do_cuMemGetInfo(self) -> tuple[Any, ...]:
+        return OK, self.capacity - self.in_use(), self.capacity
+
+    def do_cuMemAlloc(self, size: int) -> tuple[Any, ...]:
+        self.note("cuMemAlloc", detail=size)
+        if self.in_use() + size > self.capacity:
+            return OUT_OF_MEMORY, None
+        block = np.empty(size + ALIGN, np.uint8)
+        address = -(-block.ctypes.data // ALIGN) * ALIGN
+        self.blocks[address] = block
+        return OK, real.CUdeviceptr(address)
+
+    def do_cuMemFree(self, address: Any) -> tuple[Any]:
+        self.note("cuMemFree")
+        del self.blocks[int(address)]
+        return (OK,)
+
+    def do_cuMemHostAlloc(self, size: int, flags: int) -> int:
+        self.note("cuMemHostAlloc", detail=size)
+        block = np.empty(size, np.uint8)
+        self.blocks[-block.ctypes.data] = block  # kept, and no memory of the device
+        return block.ctypes.data
+
+    def do_cuMemFreeHost(self, address: Any) -> tuple[Any]:
+        del self.blocks[-int(address)]
+        return (OK,)
+
+    def copy(self, name: str, to: Any, source: Any, size: int, stream: Any = 0) -> tuple[Any]:
+        """Copy `size` bytes."""
+        self.note(name, stream, size)
+        ctypes.memmove(int(to), int(source), size)
+        return (OK,)
+
+    def do_cuMemcpyHtoD(self, *args: Any) -> tuple[Any]:
+        return self.copy("cuMemcpyHtoD", *args)
+
+    def do_cuMemcpyHtoDAsync(self, *args: Any) -> tuple[Any]:
+        return self.copy("cuMemcpyHtoDAsync", *args)
+
+    def do_cuMemcpyDtoH(self, *args: Any) -> tuple[Any]:
+        return self.copy("cuMemcpyDtoH", *args)
+
+    def do_cuMemcpyDtoHAsync(self, *args: Any) -> tuple[Any]:
+        return self.copy("cuMemcpyDtoHAsync", *args)
+
+    def do_cuMemcpyDtoD(self, *args: Any) -> tuple[Any]:
+        return self.copy("cuMemcpyDtoD", *args)
+
+    def do_cuMemcpyDtoDAsync(self, *args: Any) -> tuple[Any]:
+        return self.copy("cuMemcpyDtoDAsync", *args)
+
+    def do_cuMemsetD8(self, to: Any, byte: int, size: int, stream: Any = 0) -> tuple[Any]:
+        self.note("cuMemsetD8", stream, size)
+        ctypes.memset(int(to), byte, size)
+        return (OK,)
+
+    do_cuMemsetD8Async = do_cuMemsetD8
+
+    def do_cuStreamCreate(self, flags: int) -> Any:
+        self.note("cuStreamCreate", detail=flags)
+        return real.CUstream(self.handle())
+
+    def do_cuStreamSynchronize(self, stream: Any) -> tuple[Any]:
+        self.note("cuStreamSynchronize", stream)
+        return (OK,)
+
+    def do_cuStreamWaitEvent(self, stream: Any, event: Any, flags: int) -> tuple[Any]:
+        self.note("cuStreamWaitEvent", stream, int(event))
+        return (OK,)
+
+    def do_cuEventCreate(self, flags: int) -> Any:
+        self.note("cuEventCreate")
+        return real.CUevent(self.handle())
+
+    def do_cuEventRecord(self, event: Any, stream: Any) -> tuple[Any]:
+        self.note("cuEventRecord", stream, int(event))
+        return (OK,)
+
+    def do_cuEventSynchronize(self, event: Any) -> tuple[Any]:
+        self.note("cuEventSynchronize", detail=int(event))
+        return (OK,)
+
+    def do_cuEventDestroy(self, event: Any) -> tuple[Any]:
+        return (OK,)
+
+
+class Launch(NamedTuple):
+    """A kernel's name, the types that it was compiled for, and its blocks and threads."""
+
+    kernel: str
+    types: tuple[Any, ...]
+    blocks: int
+    threads: int
+
+
+class FakeKernel:
+    """A kernel that is never compiled: its launches convert and check the arguments."""
+
+    launch_config_sensitive = False
+    extensions: tuple[()] = ()
+    _prepare_args = dispatcher._Kernel._prepare_args
+
+    def __init__(self, name: str, argument_types: tuple[Any, ...]) -> None:
+        self.name, self.argument_types = name, argument_types
+
+    def launch(self, args: Any, grid: Any, block: Any, stream: Any = 0, shared: int = 0) -> None:
+        """Convert the arguments as a real launch does, and note it."""
+        assert len(args) == len(self.argument_types), self.name
+        for kind, value in zip(self.argument_types, args, strict=True):
+            converted: list[Any] = []
+            self._prepare_args(kind, value, stream, [], converted)
+            if isinstance(kind, types.Array):
+                assert typeof(value, Purpose.argument) == kind, (self.name, kind)
+                assert binding.holds(converted[4], value.nbytes), (self.name, "dangling pointer")
+        assert min(grid) > 0 and max(grid) < 2**31 and 0 < block[0] <= 1024, (grid, block)
+        binding.note("launch", stream, Launch(self.name, self.argument_types, grid[0], block[0]))
+
+
+def _compile(self: Any, signature: Any) -> FakeKernel:
+    """Stand in for `CUDADispatcher.compile`."""
+    kinds = tuple(getattr(signature, "args", signature))
+    return self.overloads.setdefault(kinds, FakeKernel(self.py_func.__name__, kinds))
+
+
+class FakeDevice(numba_driver.Device):
+    """A GPU of compute capability 9.0."""
+
+    def __init__(self, number: int) -> None:
+        self.id, self.name, self.compute_capability = number, "made of host memory", (9, 0)
+        self.primary_context: Any = None
+
+    def get_primary_context(self) -> Any:
+        """Return numba's context, the only one."""
+        if self.primary_context is None:
+            self.primary_context = numba_driver.Context(weakref.proxy(self), real.CUcontext(1))
+        return self.primary_context
+
+
+def _stream(stream: Any) -> int:
+    """Return a stream's handle, in place of what a real launch takes."""
+    assert isinstance(stream, numba_driver.Stream) or stream == 0, stream
+    return int(stream)
+
+
+def calls_of(task: Callable[[], Any]) -> list[Call]:
+    """Return the driver's calls while a task runs."""
+    start = len(binding.log)
+    task()
+    return binding.log[start:]
+
+
+def count(calls: list[Call]) -> Counter[str]:
+    """Return how often each function was called."""
+    return Counter(call.name for call in calls)
+
+
+binding = FakeBinding()
+installed = False
+
+
+def pytest_configure() -> None:
+    """Install the driver, when this file is given to pytest as a plugin."""
+    global installed
+    installed = True
+    numba_driver.binding = binding
+    numba_driver.Device = FakeDevice
+    numba_driver._to_core_stream = _stream
+    dispatcher.CUDADispatcher.compile = _compile
+    driver = numba_driver.driver
+    driver.is_initialized, driver.initialization_error = False, None
