@@ -3,14 +3,16 @@
 Allocating device memory waits for the device, so a step must not do it. Blocks are allocated once,
 lent out as numba.cuda's device arrays, and return to the pool when the last view of the array is
 dropped. All kernels run on one stream, in order: a block may be lent again while kernels that use
-it are still to run, for whatever uses it next runs after them.
+it are still to run, for whatever uses it next runs after them. What a recorded step uses is kept
+apart, in a reserve, for it is used again by every replay.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from numba.cuda.cudadrv.driver import CudaAPIError, device_memset
 
 from .. import memory as host
 from .driver import SIMULATED, cuda, require
+from .streams import current
 
 SMALLEST = 512  # bytes of a block: the alignment of what the driver allocates
 
@@ -26,20 +29,69 @@ _idle: dict[int, list[Any]] = {}  # blocks by size
 _lent_bytes = _idle_bytes = 0
 
 
+class Reserve:
+    """Blocks kept together, and arrays kept alive, for as long as the reserve lives.
+
+    While it is open, this thread's arrays take their blocks from it, and from the pool only where
+    it has none; all come back to it. They go to the pool when it is dropped.
+    """
+
+    def __init__(self) -> None:
+        self.idle: dict[int, list[Any]] = {}  # blocks by size; they count as lent
+        self.held: list[Any] = []
+
+    def __del__(self) -> None:
+        for size, blocks in self.idle.items():
+            for block in blocks:
+                _give_back(block, size)
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Let this thread's arrays use the reserve."""
+        _open.reserve = self
+        try:
+            yield
+        finally:
+            _open.reserve = None
+
+
+class _Open(threading.local):
+    """The reserve that this thread's arrays use now."""
+
+    reserve: Reserve | None = None
+
+
+_open = _Open()
+
+
+def hold(array: Any) -> Any:
+    """Return an array that others may drop; the reserve that is open, if any, keeps it."""
+    if _open.reserve is not None:
+        _open.reserve.held.append(array)
+    return array
+
+
 class _Lease:
     """A block in use: whoever views it holds the lease, and its end gives the block back."""
 
-    def __init__(self, block: Any, size: int) -> None:
-        global _lent_bytes
-        self.block, self.size = block, size
-        _lent_bytes += size
+    def __init__(self, block: Any, size: int, home: Reserve | None) -> None:
+        self.block, self.size, self.home = block, size, home
 
     def __del__(self) -> None:
-        global _lent_bytes, _idle_bytes
-        with _lock:
-            _idle.setdefault(self.size, []).append(self.block)
-            _lent_bytes -= self.size
-            _idle_bytes += self.size
+        if self.home is None:
+            _give_back(self.block, self.size)
+        else:
+            with _lock:
+                self.home.idle.setdefault(self.size, []).append(self.block)
+
+
+def _give_back(block: Any, size: int) -> None:
+    """Return a block to the pool."""
+    global _lent_bytes, _idle_bytes
+    with _lock:
+        _idle.setdefault(size, []).append(block)
+        _lent_bytes -= size
+        _idle_bytes += size
 
 
 def _block_size(nbytes: int) -> int:
@@ -50,30 +102,39 @@ def _block_size(nbytes: int) -> int:
 
 def _take(size: int) -> _Lease:
     """Lend an idle block of `size` bytes, or a new one."""
-    global _idle_bytes
+    global _idle_bytes, _lent_bytes
+    reserve = _open.reserve
     with _lock:
+        if reserve is not None and reserve.idle.get(size):
+            return _Lease(reserve.idle[size].pop(), size, reserve)
         blocks = _idle.get(size)
         if blocks:
             _idle_bytes -= size
-            return _Lease(blocks.pop(), size)
-        return _Lease(_allocate(size), size)
+        block = blocks.pop() if blocks else _allocate(size)
+        _lent_bytes += size
+        return _Lease(block, size, reserve)
 
 
 def _allocate(size: int) -> Any:
-    """Allocate a block; where there is no room, give the idle ones back first."""
+    """Allocate a block."""
+    return _granted(lambda: cuda.device_array(size, np.uint8), size, "")
+
+
+def _granted(allocate: Callable[[], Any], size: int, kind: str) -> Any:
+    """Return what `allocate` does; where there is no room, give the idle blocks back first."""
     require()
     try:
-        return cuda.device_array(size, np.uint8)
+        return allocate()
     except CudaAPIError as error:
         if "OUT_OF_MEMORY" not in str(error):
             raise
     trim()
     try:
-        return cuda.device_array(size, np.uint8)
+        return allocate()
     except CudaAPIError as error:
         free, total = _free_and_total()
         raise MemoryError(
-            f"CUDA is out of memory: {_mib(size)} were asked for; this process's arrays hold "
+            f"CUDA is out of memory: {_mib(size)}{kind} were asked for; this process's arrays hold "
             f"{_mib(_lent_bytes)}, and {_mib(free)} of the device's {_mib(total)} are free"
         ) from error
 
@@ -143,7 +204,25 @@ def zeros(shape: int | Sequence[int], dtype: Any = np.float32) -> Any:
 def fill_bytes(array: Any, byte: int) -> None:
     """Set every byte of a contiguous device array."""
     if array.size:
-        device_memset(array.reshape(-1), byte, array.nbytes)
+        device_memset(array.reshape(-1), byte, array.nbytes, current())
+
+
+def copy(array: Any, values: Any) -> None:
+    """Copy a device array into another one of its shape and dtype."""
+    if array.size:
+        array.copy_to_device(values, stream=current())
+
+
+def pinned(shape: Sequence[int], dtype: Any) -> np.ndarray:
+    """Return an uninitialised NumPy array in pinned memory, from which copies run by themselves.
+
+    Raises
+    ------
+    MemoryError
+        Naming the request and what is in use.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    return _granted(lambda: cuda.pinned_array(shape, dtype), size, " of pinned memory")
 
 
 def to_device(array: np.ndarray) -> Any:
@@ -159,8 +238,7 @@ def concatenate(arrays: Sequence[Any]) -> Any:
     joined = empty((sum(len(a) for a in arrays), *arrays[0].shape[1:]), arrays[0].dtype)
     at = 0
     for array in arrays:
-        if array.size:
-            joined[at : at + len(array)].copy_to_device(array)
+        copy(joined[at : at + len(array)], array)
         at += len(array)
     return joined
 
@@ -180,13 +258,12 @@ def pack(arrays: Sequence[Any]) -> tuple[Any, list[Any]]:
     whole, views = zeros(starts[-1], dtype), []
     for start, array in zip(starts, arrays, strict=False):
         views.append(whole[start : start + array.size].reshape(*array.shape))
-        if array.size:
-            views[-1].copy_to_device(array)
+        copy(views[-1], array)
     return whole, views
 
 
 def in_use() -> int:
-    """Return the bytes of the blocks that are lent out."""
+    """Return the bytes of the blocks that are lent out, or kept in a reserve."""
     return _lent_bytes
 
 
