@@ -13,7 +13,8 @@ from .elementwise import block_sum
 from .memory import copy, empty
 from .streams import beside, current, grid
 
-_events: list[Any] = []  # that no scalar uses now
+_events: list[Any] = []  # all of them: an event that only garbage holds is destroyed
+_idle_events: list[Any] = []
 
 
 class Scalar:
@@ -27,11 +28,14 @@ class Scalar:
     __slots__ = ("_array", "_made")
 
     def __init__(self, array: Any) -> None:
-        self._array, self._made = array, _events.pop() if _events else cuda.event()
+        if not _idle_events:
+            _events.append(cuda.event())
+            _idle_events.append(_events[-1])
+        self._array, self._made = array, _idle_events.pop()
         self._made.record(current())
 
     def __del__(self) -> None:
-        _events.append(self._made)
+        _idle_events.append(self._made)
 
     def read(self) -> float:
         """Wait until the number is made, but for nothing launched since, and return it."""

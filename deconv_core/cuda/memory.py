@@ -26,6 +26,9 @@ SMALLEST = 512  # bytes of a block: the alignment of what the driver allocates
 
 _lock = threading.RLock()  # re-entrant: a lease may be dropped while another is taken
 _idle: dict[int, list[Any]] = {}  # blocks by size
+# Those in use, by identity. Were they held by leases alone, then to a cycle of garbage with a lease
+# in it they would belong, and their memory would be freed before the lease gives them back.
+_lent: dict[int, Any] = {}
 _lent_bytes = _idle_bytes = 0
 
 
@@ -37,11 +40,12 @@ class Reserve:
     """
 
     def __init__(self) -> None:
-        self.idle: dict[int, list[Any]] = {}  # blocks by size; they count as lent
+        self.idle: dict[int, list[Any]] | None = {}  # blocks by size; they count as lent
         self.held: list[Any] = []
 
     def __del__(self) -> None:
-        for size, blocks in self.idle.items():
+        idle, self.idle = self.idle or {}, None
+        for size, blocks in idle.items():
             for block in blocks:
                 _give_back(block, size)
 
@@ -78,10 +82,10 @@ class _Lease:
         self.block, self.size, self.home = block, size, home
 
     def __del__(self) -> None:
-        if self.home is None:
-            _give_back(self.block, self.size)
-        else:
-            with _lock:
+        with _lock:
+            if self.home is None or self.home.idle is None:  # they may be garbage together
+                _give_back(self.block, self.size)
+            else:
                 self.home.idle.setdefault(self.size, []).append(self.block)
 
 
@@ -89,7 +93,7 @@ def _give_back(block: Any, size: int) -> None:
     """Return a block to the pool."""
     global _lent_bytes, _idle_bytes
     with _lock:
-        _idle.setdefault(size, []).append(block)
+        _idle.setdefault(size, []).append(_lent.pop(id(block)))
         _lent_bytes -= size
         _idle_bytes += size
 
@@ -105,12 +109,13 @@ def _take(size: int) -> _Lease:
     global _idle_bytes, _lent_bytes
     reserve = _open.reserve
     with _lock:
-        if reserve is not None and reserve.idle.get(size):
+        if reserve is not None and reserve.idle and reserve.idle.get(size):
             return _Lease(reserve.idle[size].pop(), size, reserve)
         blocks = _idle.get(size)
         if blocks:
             _idle_bytes -= size
         block = blocks.pop() if blocks else _allocate(size)
+        _lent[id(block)] = block
         _lent_bytes += size
         return _Lease(block, size, reserve)
 
