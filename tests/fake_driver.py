@@ -7,6 +7,7 @@ installs it, for the life of the process and before `deconv_core.cuda` is import
 
 from __future__ import annotations
 
+import bisect
 import ctypes
 import weakref
 from collections import Counter
@@ -20,6 +21,7 @@ from numba.cuda.cudadrv import driver as numba_driver
 from numba.cuda.typing.typeof import Purpose, typeof
 
 OK, OUT_OF_MEMORY = real.CUresult.CUDA_SUCCESS, real.CUresult.CUDA_ERROR_OUT_OF_MEMORY
+UNSUPPORTED = real.CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
 ALIGN, TOTAL = 512, 80 << 30
 # What makes the host wait for the device, or the device for the host.
 WAITING = {"cuCtxSynchronize", "cuStreamSynchronize", "cuEventSynchronize", "cuMemFree"}
@@ -42,13 +44,20 @@ class FakeBinding:
     ----------
     log : the calls in their order, those that only ask for the context left out
     capacity : bytes of memory
+    failing : functions that refuse, and with what status
     """
 
     def __init__(self) -> None:
         self.log: list[Call] = []
         self.capacity = TOTAL
-        self.blocks: dict[int, np.ndarray] = {}  # by address
+        self.blocks: dict[int, np.ndarray] = {}  # of the device, by address
+        self.places: list[int] = []  # these addresses in order
+        self.pinned: dict[int, np.ndarray] = {}
+        self.events: set[int] = set()
         self.handles = 1000
+        self.failing: dict[str, Any] = {}
+        self.capturing = 0  # the stream whose calls are recorded
+        self.graphs: dict[int, list[Callable[[], Any]]] = {}
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("cu"):
@@ -56,6 +65,8 @@ class FakeBinding:
         function = getattr(self, f"do_{name}")
 
         def call(*args: Any) -> tuple[Any, ...]:
+            if name in self.failing:
+                return self.failing[name], None
             result = function(*args)
             return result if isinstance(result, tuple) else (OK, result)
 
@@ -65,6 +76,15 @@ class FakeBinding:
     def note(self, name: str, stream: Any = 0, detail: Any = None) -> None:
         """Add a call to the log."""
         self.log.append(Call(name, int(stream), detail))
+
+    def do(self, name: str, stream: Any, detail: Any, work: Callable[[], Any]) -> tuple[Any]:
+        """Note a call and do its work, or record it where its stream is being recorded."""
+        self.note(name, stream, detail)
+        if self.capturing and int(stream) == self.capturing:
+            self.graphs[0].append(work)
+        else:
+            work()
+        return (OK,)
 
     def handle(self) -> int:
         """Return a number that was no handle before."""
@@ -77,7 +97,11 @@ class FakeBinding:
 
     def holds(self, address: int, nbytes: int) -> bool:
         """Tell whether this is allocated memory of the device."""
-        return any(at <= address <= at + b.size - ALIGN - nbytes for at, b in self.blocks.items())
+        at = bisect.bisect_right(self.places, address) - 1
+        if at < 0:
+            return False
+        start = self.places[at]
+        return address + nbytes <= start + self.blocks[start].size - ALIGN
 
     def do_cuInit(self, flags: int) -> tuple[Any]:
         return (OK,)
@@ -104,28 +128,36 @@ class FakeBinding:
         block = np.empty(size + ALIGN, np.uint8)
         address = -(-block.ctypes.data // ALIGN) * ALIGN
         self.blocks[address] = block
+        bisect.insort(self.places, address)
         return OK, real.CUdeviceptr(address)
 
     def do_cuMemFree(self, address: Any) -> tuple[Any]:
         self.note("cuMemFree")
         del self.blocks[int(address)]
+        self.places.remove(int(address))
         return (OK,)
 
     def do_cuMemHostAlloc(self, size: int, flags: int) -> int:
         self.note("cuMemHostAlloc", detail=size)
         block = np.empty(size, np.uint8)
-        self.blocks[-block.ctypes.data] = block  # kept, and no memory of the device
+        self.pinned[block.ctypes.data] = block
         return block.ctypes.data
 
     def do_cuMemFreeHost(self, address: Any) -> tuple[Any]:
-        del self.blocks[-int(address)]
+        del self.pinned[int(address)]
         return (OK,)
 
     def copy(self, name: str, to: Any, source: Any, size: int, stream: Any = 0) -> tuple[Any]:
         """Copy `size` bytes."""
-        self.note(name, stream, size)
-        ctypes.memmove(int(to), int(source), size)
-        return (OK,)
+        to, source = int(to), int(source)
+        kinds = name.removeprefix("cuMemcpy").removesuffix("Async").split("to")
+
+        def work() -> None:
+            for kind, address in zip(kinds, (source, to), strict=True):
+                assert kind == "H" or self.holds(address, size), (name, "dangling pointer")
+            ctypes.memmove(to, source, size)
+
+        return self.do(name, stream, size, work)
 
     def do_cuMemcpyHtoD(self, *args: Any) -> tuple[Any]:
         return self.copy("cuMemcpyHtoD", *args)
@@ -146,9 +178,13 @@ class FakeBinding:
         return self.copy("cuMemcpyDtoDAsync", *args)
 
     def do_cuMemsetD8(self, to: Any, byte: int, size: int, stream: Any = 0) -> tuple[Any]:
-        self.note("cuMemsetD8", stream, size)
-        ctypes.memset(int(to), byte, size)
-        return (OK,)
+        address = int(to)
+
+        def work() -> None:
+            assert self.holds(address, size), "dangling pointer"
+            ctypes.memset(address, byte, size)
+
+        return self.do("cuMemsetD8", stream, size, work)
 
     do_cuMemsetD8Async = do_cuMemsetD8
 
@@ -166,9 +202,12 @@ class FakeBinding:
 
     def do_cuEventCreate(self, flags: int) -> Any:
         self.note("cuEventCreate")
-        return real.CUevent(self.handle())
+        event = self.handle()
+        self.events.add(event)
+        return real.CUevent(event)
 
     def do_cuEventRecord(self, event: Any, stream: Any) -> tuple[Any]:
+        assert int(event) in self.events, "a destroyed event"
         self.note("cuEventRecord", stream, int(event))
         return (OK,)
 
@@ -177,6 +216,41 @@ class FakeBinding:
         return (OK,)
 
     def do_cuEventDestroy(self, event: Any) -> tuple[Any]:
+        self.events.remove(int(event))
+        return (OK,)
+
+    def do_cuStreamBeginCapture(self, stream: Any, mode: Any) -> tuple[Any]:
+        self.note("cuStreamBeginCapture", stream, mode)
+        self.capturing, self.graphs[0] = int(stream), []
+        return (OK,)
+
+    def do_cuStreamEndCapture(self, stream: Any) -> int:
+        assert int(stream) == self.capturing
+        self.capturing, graph = 0, self.handle()
+        self.note("cuStreamEndCapture", stream, graph)
+        self.graphs[graph] = self.graphs.pop(0)
+        return graph
+
+    def do_cuGraphInstantiate(self, graph: int, flags: int) -> int:
+        executable = self.handle()
+        self.note("cuGraphInstantiate", detail=executable)
+        self.graphs[executable] = self.graphs[graph]
+        return executable
+
+    def do_cuGraphDestroy(self, graph: int) -> tuple[Any]:
+        self.note("cuGraphDestroy", detail=graph)
+        del self.graphs[graph]
+        return (OK,)
+
+    def do_cuGraphExecDestroy(self, executable: int) -> tuple[Any]:
+        self.note("cuGraphExecDestroy", detail=executable)
+        del self.graphs[executable]
+        return (OK,)
+
+    def do_cuGraphLaunch(self, executable: int, stream: Any) -> tuple[Any]:
+        self.note("cuGraphLaunch", stream, executable)
+        for work in self.graphs[executable]:
+            work()
         return (OK,)
 
 
@@ -202,14 +276,20 @@ class FakeKernel:
     def launch(self, args: Any, grid: Any, block: Any, stream: Any = 0, shared: int = 0) -> None:
         """Convert the arguments as a real launch does, and note it."""
         assert len(args) == len(self.argument_types), self.name
+        arrays = []
         for kind, value in zip(self.argument_types, args, strict=True):
             converted: list[Any] = []
             self._prepare_args(kind, value, stream, [], converted)
             if isinstance(kind, types.Array):
                 assert typeof(value, Purpose.argument) == kind, (self.name, kind)
-                assert binding.holds(converted[4], value.nbytes), (self.name, "dangling pointer")
+                arrays.append((converted[4], value.nbytes))
         assert min(grid) > 0 and max(grid) < 2**31 and 0 < block[0] <= 1024, (grid, block)
-        binding.note("launch", stream, Launch(self.name, self.argument_types, grid[0], block[0]))
+
+        def run() -> None:
+            assert all(binding.holds(*array) for array in arrays), (self.name, "dangling pointer")
+
+        launch = Launch(self.name, self.argument_types, grid[0], block[0])
+        binding.do("launch", stream, launch, run)
 
 
 def _compile(self: Any, signature: Any) -> FakeKernel:
