@@ -173,7 +173,7 @@ def concatenate(arrays: Sequence[Any]) -> Any:
 
 def hold(array: Any) -> Any:
     """Return a CUDA array; a step that is being recorded keeps it, if others drop it."""
-    return cuda().memory.hold(array)
+    return cuda().blocks.hold(array)
 
 
 def pack(arrays: Sequence[Any]) -> tuple[Any, list[Any]]:

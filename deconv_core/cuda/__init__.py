@@ -6,6 +6,7 @@ Importing this package imports numba.cuda; only `deconv_core.device` does so, wh
 from __future__ import annotations
 
 from ..cpu import on_compile
+from . import blocks as blocks
 from . import driver as driver
 from . import feed as feed
 from . import graph as graph

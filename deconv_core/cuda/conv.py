@@ -12,10 +12,11 @@ from functools import lru_cache
 from typing import Any
 
 from ..geometry import ConvGeometry, ceil_div
+from .blocks import hold
 from .config import choose
 from .gemm import HAS_BIAS, HAS_MASK, HAS_RELU
 from .launch import FLOATS, INT, INTEGERS, bounded, checked_precision, numbers, tiled
-from .memory import empty, fill_bytes, hold
+from .memory import empty, fill_bytes
 from .pack import pack_weights
 from .plan import Dot, Pass, check_size, dot_plan, spread_plan
 from .splitk import THREADS, add_chunks, dot_kernel

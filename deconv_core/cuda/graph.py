@@ -19,9 +19,10 @@ from typing import Any
 from numba.cuda.cudadrv import driver as numba_driver
 from numba.cuda.cudadrv.driver import CudaAPIError, driver
 
+from .blocks import Reserve
 from .driver import SIMULATED
 from .loss import Loss
-from .memory import Reserve, copy, empty
+from .memory import copy, empty
 from .streams import beside, working_on
 
 Task = Callable[[Any, Any], Loss]
@@ -58,29 +59,46 @@ class Record:
     Parameters
     ----------
     step : what it does
-    task : what launches it on a batch and returns its loss; nothing is run
     batch : arrays of the batch's form
     """
 
-    def __init__(self, step: Step, task: Task, batch: Sequence[Any]) -> None:
+    def __init__(self, step: Step, batch: Sequence[Any]) -> None:
         self.step, self._reserve = step, Reserve()
         with self._reserve.open():
             self._batch = [empty(array.shape, array.dtype) for array in batch]
+
+    def make(self, task: Task, batch: Sequence[Any]) -> Loss:
+        """Run the step on a batch, kernel by kernel, record it, and return the run's loss.
+
+        After the run all is there that the record needs: kernels are compiled and loaded, and the
+        reserve has the very blocks.
+        """
+        self._fill(batch)
+        with self._reserve.open():
+            loss = task(*self._batch)
+        kept = loss.copy()
+        del loss  # it lies where the record's will
+        with self._reserve.open():
             self._graph, self._loss = _record(lambda: task(*self._batch))
         weakref.finalize(self, driver.cuGraphExecDestroy, self._graph).atexit = False
+        return kept
 
     def replay(self, batch: Sequence[Any]) -> Loss:
-        """Run the step on a batch and return its loss, not read yet."""
-        for own, given in zip(self._batch, batch, strict=True):
-            copy(own, given)
+        """Run the step on a batch, as a whole, and return its loss, not read yet."""
+        self._fill(batch)
         driver.cuGraphLaunch(self._graph, 0)
         return self._loss.copy()
+
+    def _fill(self, batch: Sequence[Any]) -> None:
+        """Copy a batch to where the kernels look for it."""
+        for own, given in zip(self._batch, batch, strict=True):
+            copy(own, given)
 
 
 def _record(task: Callable[[], Loss]) -> tuple[Any, Loss]:
     """Return a graph, ready to be launched, of what a task launches, and what the task returns."""
     stream = beside("recording")
-    # What other threads do meanwhile, and allocations, neither belong to the record nor spoil it.
+    # What else is done meanwhile, by other threads say, is neither recorded nor an error.
     relaxed = numba_driver.binding.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
     driver.cuStreamBeginCapture(int(stream), relaxed)
     try:
@@ -116,7 +134,7 @@ def forget(net: Any) -> None:
 def run(net: Any, kind: Any, arrays: Sequence[Any], task: Task, batch: Sequence[Any]) -> Loss:
     """Return ``task(*batch)``, from the record of such a step where there is one.
 
-    A step like the one before it is recorded, and takes the place of another record of the net. So
+    A step like the one before it is recorded, and its record takes the place of another. So
     the last batch of an epoch, which may be smaller, is launched kernel by kernel. A record, with
     all of the memory that a step takes, is dropped when its net is, or leaves the device. Where the
     driver cannot record a step, or there is no memory for it, a RuntimeWarning says why, and the
@@ -126,7 +144,7 @@ def run(net: Any, kind: Any, arrays: Sequence[Any], task: Task, batch: Sequence[
     ----------
     net : whose steps these are
     kind, arrays : see `Step`
-    task : launches the step on a batch; whatever else it does is done when it is recorded only
+    task : launches the step on a batch; what else it does is not done by replays
     batch : device arrays, which are copied
     """
     if id(net) not in _pasts:
@@ -140,11 +158,12 @@ def run(net: Any, kind: Any, arrays: Sequence[Any], task: Task, batch: Sequence[
     if again and AVAILABLE and not past.refused:
         past.record = None  # its memory serves the next one
         try:
-            past.record = Record(step, task, batch)
+            record = Record(step, batch)
+            loss = record.make(task, batch)
         except (CudaAPIError, MemoryError) as error:
             past.refused = True
             warnings.warn(f"no CUDA graph of the training step: {error}", RuntimeWarning, 4)
         else:
-            past.last = None
-            return past.record.replay(batch)
+            past.record, past.last = record, None
+            return loss
     return task(*batch)
