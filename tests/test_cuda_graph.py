@@ -53,6 +53,11 @@ def small() -> dc.Sequential:
     )
 
 
+def lone() -> dc.Sequential:
+    """Return a net of one layer."""
+    return dc.Sequential(dc.Flatten(), dc.Linear(16, 2, rng=0))
+
+
 def poisoned() -> list[Any]:
     """Take whatever lies idle in the pool and fill it with junk, as other work would."""
     memory, taken = device.cuda().memory, []
@@ -86,18 +91,26 @@ def trained(
 
 
 @pytest.mark.parametrize(
-    "make, options",
-    [(small, {}), (small, {"micro_batch": 2}), (with_tail, {}), (with_tail, {"collapse": False})],
+    "make, options, replays",
+    [
+        (small, {}, 4),
+        (small, {"micro_batch": 2}, 2),
+        (with_tail, {}, 2),
+        (with_tail, {"collapse": False}, 1),
+    ],
     ids=["small", "slices", "tail as a matrix", "by layer"],
 )
 def test_replays_are_the_steps_to_the_bit(
-    make: Callable[[], dc.Sequential], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    make: Callable[[], dc.Sequential],
+    options: dict[str, Any],
+    replays: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    steps = SETTING_UP + 2
+    steps = SETTING_UP + replays
     expected = trained(make(), steps, **options)
     driver = Driver(monkeypatch)
     assert trained(make(), steps, **options) == expected
-    assert driver.replays == steps - SETTING_UP
+    assert driver.replays == replays
     gc.collect()
     assert not driver.works, "the record ends with its net"
 
@@ -141,7 +154,7 @@ def test_a_record_is_used_for_the_step_that_it_is_of(
     change: Callable[..., None], replays: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = SETTING_UP + 4
-    make = with_tail if change is forget else small
+    make = {forget: with_tail, at_less_precision: lone}.get(change, small)
     expected = trained(make(), steps, change)
     driver = Driver(monkeypatch)
     assert trained(make(), steps, change) == expected
