@@ -98,8 +98,11 @@ class Tail:
 
     def _unit(self, rows: slice, like: Any) -> np.ndarray:
         """Return the unit vectors of these rows, in the shape of the tail's output."""
-        identity = _eye_on_cuda if device.of(like) == "cuda" else np.eye
-        return identity(self.rows, dtype=like.dtype)[rows].reshape(-1, *self.shapes[-1])
+        if device.of(like) == "cuda":
+            identity = device.hold(_eye_on_cuda(self.rows, like.dtype))
+        else:
+            identity = np.eye(self.rows, dtype=like.dtype)
+        return identity[rows].reshape(-1, *self.shapes[-1])
 
     def _slices(self, place: str | None) -> list[slice]:
         """Cut the rows so that what the layers make of a slice of them stays small."""

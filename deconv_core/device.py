@@ -121,8 +121,10 @@ def assign(array: Any, values: Any) -> None:
     """Copy values, from NumPy or the same device, into an array of their shape and dtype."""
     if isinstance(array, np.ndarray):
         np.copyto(array, values)
+    elif of(values) == "cuda":
+        cuda().memory.copy(array, values)
     elif array.size:
-        array.copy_to_device(np.asarray(values, order="C") if of(values) == "cpu" else values)
+        array.copy_to_device(np.asarray(values, order="C"))
 
 
 def empty(shape: tuple[int, ...], dtype: Any, device: str | None) -> Any:
@@ -167,6 +169,11 @@ def concatenate(arrays: Sequence[Any]) -> Any:
     if isinstance(arrays[0], np.ndarray):
         return np.concatenate(arrays)
     return cuda().memory.concatenate(arrays)
+
+
+def hold(array: Any) -> Any:
+    """Return a CUDA array; a step that is being recorded keeps it, if others drop it."""
+    return cuda().blocks.hold(array)
 
 
 def pack(arrays: Sequence[Any]) -> tuple[Any, list[Any]]:

@@ -198,6 +198,8 @@ class Layer:
             (parameter, device.to(parameter.data, where), device.to(parameter.grad, where))
             for parameter in self.parameters()
         ]
+        if where == "cpu" and any(device.of(parameter.data) == "cuda" for parameter, *_ in moved):
+            device.cuda().graph.forget(self)
         for parameter, data, grad in moved:
             parameter.data, parameter.grad = data, grad
         for layer in self.walk():

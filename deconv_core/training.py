@@ -2,53 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from deconv_core import device
-from deconv_core.arguments import integer
-from deconv_core.linear import gathering
+from deconv_core.gradients import Criterion, gradients, slice_size
 from deconv_core.optim import Optimizer
 from deconv_core.parameters import Layer
 from deconv_core.sequential import Sequential
-from deconv_core.slices import fitting
-
-Criterion = Callable[[np.ndarray, np.ndarray], tuple[float, np.ndarray]]
-
-
-def _output_shapes(net: Layer, shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """Yield the output shape of every layer, looking into Sequentials."""
-    if not isinstance(net, Sequential):
-        yield net.output_shape(shape)
-        return
-    for layer in net:
-        yield from _output_shapes(layer, shape)
-        shape = layer.output_shape(shape)
-
-
-def slice_size(net: Layer, x: np.ndarray, micro_batch: int | str | None) -> int:
-    """Return how many images of `x` go through `net` at a time.
-
-    For "auto" that is the power of two whose activations come closest to 64 MiB (on CUDA 4 GiB)
-    from below, and at least one.
-
-    Raises
-    ------
-    ValueError, TypeError
-        Unless `micro_batch` is "auto", None or an integer of at least one.
-    """
-    images = max(len(x), 1)
-    if micro_batch is None:
-        return images
-    if micro_batch == "auto":
-        shapes = _output_shapes(net, (1, *x.shape[1:]))
-        return min(fitting(shapes, x.dtype.itemsize, device.of(x)), images)
-    return integer("micro_batch", micro_batch, 1)
 
 
 def train_step(
@@ -67,7 +31,11 @@ def train_step(
     batch, and what a layer leaves is still in cache when the next one wants it.
 
     On CUDA nothing here waits for the device: the loss that is returned is read, and the step
-    waited for, by ``float(loss)``.
+    waited for, by ``float(loss)``. A net of the layers of this package, trained on
+    `CrossEntropyLoss`, has its steps recorded as a CUDA graph, once two in a row are alike but for
+    the images and the labels, and later ones are launched as a whole (cuda/graph.py): to the bit
+    the same, with less work for the host. The record keeps the memory of a step until the net is
+    dropped or leaves the device, or another of its steps is recorded.
 
     Parameters
     ----------
@@ -101,29 +69,13 @@ def train_step(
     _check_batch(x, target)
     if not len(x):
         raise ValueError("x holds 0 images")
-    net.zero_grad()
-    loss: Any = 0.0
     try:
-        trained = _collapsed(net, x.shape) if collapse else nullcontext(net)
-        with trained as body, gathering(body), np.errstate(all="ignore"):
-            size = slice_size(body, x, micro_batch)
-            for start in range(0, len(x), size):
-                part = slice(start, start + size)
-                loss += _accumulate(body, criterion, x[part], target[part], len(x))
+        loss = gradients(net, criterion, x, target, micro_batch, collapse)
     except BaseException:
         net.zero_grad()
         raise
     optimizer.step()
     return loss if isinstance(loss, float) else loss.finite()
-
-
-@contextmanager
-def _collapsed(net: Layer, shape: tuple[int, ...]) -> Iterator[Layer]:
-    """Yield a net to train in place of `net`; at the end pass its gradients on."""
-    body, tail = net.collapsed(shape, training=True) if isinstance(net, Sequential) else (net, None)
-    yield body
-    if tail is not None:
-        tail.add_grads(body[-1])  # type: ignore[index]
 
 
 def _check_batch(x: Any, target: Any) -> None:
@@ -135,23 +87,6 @@ def _check_batch(x: Any, target: Any) -> None:
             raise ValueError(f"{name} must hold a batch, got an array without axes")
     if len(x) != len(target):
         raise ValueError(f"x holds {len(x)} images and target {len(target)} labels")
-
-
-def _accumulate(
-    net: Layer, criterion: Criterion, x: np.ndarray, target: np.ndarray, total: int
-) -> Any:
-    """Add one slice's share of the gradients and return its share of the loss."""
-    logits, backward = net.forward(x)
-    loss: Any
-    loss, grad = criterion(logits, target)
-    if device.of(logits) != "cuda":
-        loss = float(loss)
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss}")
-    if len(x) < total:
-        device.scale(grad, len(x) / total)
-    backward(grad, input_grad=False)
-    return loss * (len(x) / total)
 
 
 def predict(net: Layer, x: np.ndarray, micro_batch: int | str | None = "auto") -> np.ndarray:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator
 from functools import cache, partial
-from types import SimpleNamespace
 from typing import Any
 
 import numba
@@ -39,8 +38,8 @@ class Launcher:
     def __init__(self, ptx: str, threads: int) -> None:
         self.machine = Machine(ptx, threads)
 
-    def __getitem__(self, configuration: tuple[int, int]) -> Callable[..., None]:
-        blocks, threads = configuration
+    def __getitem__(self, configuration: tuple[int, int, Any]) -> Callable[..., None]:
+        blocks, threads, _ = configuration
         assert threads == self.machine.threads
         return lambda *arguments: self.machine.run(blocks, list(arguments))
 
@@ -65,7 +64,7 @@ def cc(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Itera
     for module in (conv, pack):
         monkeypatch.setattr(module, "empty", lambda shape, dtype: np.full(shape, np.nan, dtype))
     monkeypatch.setattr(launch, "capability", lambda: request.param)
-    monkeypatch.setattr(plan, "cuda", SimpleNamespace(to_device=lambda array: array))
+    monkeypatch.setattr(plan, "to_device", lambda array: array)
     monkeypatch.setattr(conv, "tiled", partial(tiled, request.param))
     monkeypatch.setattr(pack, "_kernel", lambda: small(pack.pack, pack.PACK, pack.THREADS))
     added = splitk.add_chunks, conv.ADD_CHUNKS, splitk.THREADS

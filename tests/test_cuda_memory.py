@@ -16,25 +16,31 @@ pytestmark = simulated
 
 
 @pytest.fixture
-def memory() -> Any:
+def blocks() -> Any:
     """The pool, with nothing idle in it."""
-    pool = device.cuda().memory
+    pool = device.cuda().blocks
     gc.collect()
     pool.trim()
     return pool
 
 
-def test_a_dropped_array_s_block_is_lent_again(memory: Any, monkeypatch: Any) -> None:
-    used = memory.in_use()
+@pytest.fixture
+def memory() -> Any:
+    """What makes arrays of it."""
+    return device.cuda().memory
+
+
+def test_a_dropped_array_s_block_is_lent_again(blocks: Any, memory: Any, monkeypatch: Any) -> None:
+    used = blocks.in_use()
     array = memory.empty((3, 1000))
     view = array[1:].reshape(-1)
-    assert memory.in_use() >= used + array.nbytes
+    assert blocks.in_use() >= used + array.nbytes
     del array
-    assert memory.in_use() > used, "a view holds the block"
+    assert blocks.in_use() > used, "a view holds the block"
     view.copy_to_device(np.ones(2000, np.float32))
     del view
-    assert memory.in_use() == used
-    monkeypatch.setattr(memory, "_allocate", None)
+    assert blocks.in_use() == used
+    monkeypatch.setattr(blocks, "_allocate", None)
     again = memory.empty((2999,))
     assert again.shape == (2999,) and again.dtype == np.float32
     monkeypatch.undo()
@@ -42,7 +48,7 @@ def test_a_dropped_array_s_block_is_lent_again(memory: Any, monkeypatch: Any) ->
     other.copy_to_device(np.zeros(2999, np.float32))
     assert not np.shares_memory(here(again), here(other))
     del again, other
-    assert memory.trim() > 0 and memory.trim() == 0
+    assert blocks.trim() > 0 and blocks.trim() == 0
 
 
 @pytest.mark.parametrize("shape", [(), (0, 3), (2, 3), 5, [4, 1]])
@@ -56,31 +62,31 @@ def test_shapes_and_dtypes(memory: Any, shape: Any, dtype: type) -> None:
 
 
 def test_out_of_memory_names_the_request_and_what_is_in_use(
-    memory: Any, monkeypatch: pytest.MonkeyPatch
+    blocks: Any, memory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> None:
-        raise memory.CudaAPIError("Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY")
+        raise blocks.CudaAPIError("Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY")
 
     kept, dropped = memory.empty(1 << 20, np.uint8), memory.empty(1 << 21, np.uint8)
     del dropped
-    monkeypatch.setattr(memory.cuda, "device_array", refuse)
-    monkeypatch.setattr(memory, "_free_and_total", lambda: (1 << 20, 80 << 30))
+    monkeypatch.setattr(blocks.cuda, "device_array", refuse)
+    monkeypatch.setattr(blocks, "_free_and_total", lambda: (1 << 20, 80 << 30))
     with pytest.raises(
         MemoryError, match=r"64\.0 MiB were asked for.*hold 1\.\d MiB.*81,920\.0 MiB"
     ):
         memory.empty(1 << 26, np.uint8)
-    assert memory.trim() == 0, "what was idle was given back first"
+    assert blocks.trim() == 0, "what was idle was given back first"
     assert kept.size == 1 << 20
 
 
 def test_other_errors_of_the_driver_are_not_hidden(
-    memory: Any, monkeypatch: pytest.MonkeyPatch
+    blocks: Any, memory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> None:
-        raise memory.CudaAPIError("CUDA_ERROR_ILLEGAL_ADDRESS")
+        raise blocks.CudaAPIError("CUDA_ERROR_ILLEGAL_ADDRESS")
 
-    monkeypatch.setattr(memory.cuda, "device_array", fail)
-    with pytest.raises(memory.CudaAPIError, match="ILLEGAL_ADDRESS"):
+    monkeypatch.setattr(blocks.cuda, "device_array", fail)
+    with pytest.raises(blocks.CudaAPIError, match="ILLEGAL_ADDRESS"):
         memory.empty(1000)
 
 

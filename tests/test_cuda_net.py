@@ -114,20 +114,20 @@ def test_states_are_saved_and_loaded_from_the_device(tmp_path: Path) -> None:
 
 
 def test_nothing_is_allocated_in_a_steady_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = device.cuda().memory
+    blocks = device.cuda().blocks
     net = small().to("cuda")
     optimizer = dc.Adam(net.parameters())
     x, target = there(X), there(TARGET)
     for _ in range(2):
         dc.train_step(net, dc.CrossEntropyLoss(), optimizer, x, target)
-    used = memory.in_use()
+    used = blocks.in_use()
     made: list[int] = []
-    monkeypatch.setattr(memory, "_allocate", made.append)
+    monkeypatch.setattr(blocks, "_allocate", made.append)
     read: list[Any] = []
     loss_type = device.cuda().loss.Loss
     monkeypatch.setattr(loss_type, "__float__", read.append)
     dc.train_step(net, dc.CrossEntropyLoss(), optimizer, x, target)
-    assert made == read == [] and memory.in_use() == used
+    assert made == read == [] and blocks.in_use() == used
 
 
 def test_all_parameters_are_updated_in_one_launch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,23 @@ def test_asking_for_cuda_without_it_says_what_is_missing() -> None:
         next(iter(device.feed([(X, X)], "cuda")))
 
 
+def test_without_its_package_the_error_names_it() -> None:
+    code = """
+import sys
+sys.modules["numba_cuda"] = None  # as if it were not installed
+import deconv_core as dc
+try:
+    dc.Linear(2, 1, rng=0).to("cuda")
+except ImportError as error:
+    print(type(error).__name__, error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == (
+        "CudaUnavailable CUDA needs the package numba-cuda, which is not installed: "
+        "pip install 'deconv_core[cuda]'\n"
+    )
+
+
 def test_the_gpu_benchmark_says_so_too() -> None:
     script = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
     done = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True)

@@ -113,15 +113,26 @@ def test_runs_repeat_bit_for_bit() -> None:
     assert trained(1) != first
 
 
+def test_recorded_steps_are_the_launched_ones_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, replays = device.cuda().graph, []
+    replay = graph.Record.replay
+    monkeypatch.setattr(graph.Record, "replay", lambda *a: (replays.append(a), replay(*a))[1])
+    recorded = trained(0)
+    assert len(replays) == 1
+    monkeypatch.setattr(graph, "AVAILABLE", False)
+    assert trained(0) == recorded
+    assert len(replays) == 1
+
+
 def test_nothing_is_allocated_in_a_steady_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = device.cuda().memory
+    blocks = device.cuda().blocks
     net = dc.DDNet().to("cuda")
     step = (net, dc.CrossEntropyLoss(), dc.Adam(net.parameters()))
     x, target = there(np.ones((16, 3, 32, 32), np.float32)), there(np.zeros(16, np.int64))
-    for _ in range(2):
+    for _ in range(4):  # the third is recorded
         dc.train_step(*step, x, target)
     made: list[Any] = []
-    monkeypatch.setattr(memory.cuda, "device_array", made.append)
+    monkeypatch.setattr(blocks.cuda, "device_array", made.append)
     dc.train_step(*step, x, target)
     assert not made
 

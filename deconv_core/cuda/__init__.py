@@ -6,8 +6,10 @@ Importing this package imports numba.cuda; only `deconv_core.device` does so, wh
 from __future__ import annotations
 
 from ..cpu import on_compile
+from . import blocks as blocks
 from . import driver as driver
 from . import feed as feed
+from . import graph as graph
 from . import memory as memory
 from .conv import conv_forward, conv_input_grad, conv_weight_grad
 from .elementwise import bias_grad, relu_backward, relu_forward

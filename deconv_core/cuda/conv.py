@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..geometry import ConvGeometry, ceil_div
+from .blocks import hold
 from .config import choose
 from .gemm import HAS_BIAS, HAS_MASK, HAS_RELU
 from .launch import FLOATS, INT, INTEGERS, bounded, checked_precision, numbers, tiled
@@ -20,6 +21,7 @@ from .pack import pack_weights
 from .plan import Dot, Pass, check_size, dot_plan, spread_plan
 from .splitk import THREADS, add_chunks, dot_kernel
 from .spread import spread_kernel
+from .streams import grid
 
 DOT = (FLOATS, FLOATS, INTEGERS, FLOATS, numbers(Dot))
 ADD_CHUNKS = (FLOATS, INT, FLOATS, INT, FLOATS)
@@ -38,6 +40,7 @@ def _spread(
     rows, channels = result.shape[1] // geometry.groups, source.shape[1] // geometry.groups
     tile = choose("spread", chosen, rows, channels)
     p, table = spread_plan(geometry, adjoint, tile)
+    hold(table)
     check_size(input=source.size, result=result.size)
     weights = pack_weights(w, table, p, adjoint)
     flat, unused = result.reshape(-1), weights
@@ -45,7 +48,7 @@ def _spread(
     blocks = (
         ceil_div(p.positions, tile.columns) * p.groups * p.phases * (p.padded_rows // tile.rows)
     )
-    tiled(spread_kernel, SPREAD, tile, chosen)[blocks, tile.threads](
+    tiled(spread_kernel, SPREAD, tile, chosen)[grid(blocks, tile.threads)](
         source.reshape(-1), weights, unused if bias is None else bias,
         unused if mask is None else mask.reshape(-1), table, flat, flags, p,
     )  # fmt: skip
@@ -82,16 +85,17 @@ def dot(x: Any, dy: Any, bias: Any, geometry: ConvGeometry, precision: str | Non
     rows, terms = result.shape[0] // geometry.groups, result.size // result.shape[0]
     tile = choose("dot", chosen, rows, terms)
     p, taps = dot_plan(geometry, tile)
+    hold(taps)
     whole = p.chunks == 1 and bias is None
     partial = result.reshape(-1) if whole else empty(p.chunks * result.size, x.dtype)
     check_size(input=x.size, result=dy.size, partial_sums=partial.size)
     blocks = p.chunks * p.groups * ceil_div(rows, tile.rows) * ceil_div(terms, tile.columns)
-    tiled(dot_kernel, DOT, tile, chosen)[blocks, tile.threads](
+    tiled(dot_kernel, DOT, tile, chosen)[grid(blocks, tile.threads)](
         x.reshape(-1), dy.reshape(-1), taps, partial, p
     )
     if not whole:
         unused, outputs = (partial, 0) if bias is None else (bias, bias.size)
-        _add_chunks()[ceil_div(result.size, THREADS), THREADS](
+        _add_chunks()[grid(ceil_div(result.size, THREADS), THREADS)](
             partial, p.chunks, unused, outputs, result.reshape(-1)
         )
     return result

@@ -1,4 +1,4 @@
-"""Is CUDA usable here, and if not, why? And how large the grids of simple kernels are."""
+"""Is CUDA usable here, and if not, why?"""
 
 from __future__ import annotations
 
@@ -41,15 +41,3 @@ def require() -> None:
         "CUDA needs an NVIDIA GPU with its driver, and the libraries that "
         f"{INSTALL} brings: {' '.join(str(reason).split())}"
     )
-
-
-def strided(count: int) -> tuple[int, int]:
-    """Return the blocks and threads of a grid-stride loop over `count` elements.
-
-    Examples
-    --------
-    >>> blocks, threads = strided(1000)
-    >>> blocks * threads >= min(1000, BLOCKS * THREADS)
-    True
-    """
-    return max(1, min(-(-count // THREADS), BLOCKS)), THREADS

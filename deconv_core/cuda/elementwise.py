@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from .driver import THREADS, cuda, strided
+from .driver import THREADS, cuda
 from .memory import empty, fill_bytes
+from .streams import grid, strided
 
 CHUNK = 1 << 13  # elements that one block of a sum adds up
 
@@ -95,10 +96,10 @@ def bias_grad(dy: Any) -> Any:
     plane = dy.size // (batch * channels)
     parts = -(-batch * plane // CHUNK)
     sums = empty(channels * parts, np.float64)
-    _chunk_sums[channels * parts, THREADS](
+    _chunk_sums[grid(channels * parts, THREADS)](
         dy.reshape(-1), channels, plane, batch * plane, parts, sums
     )
-    _channel_sums[channels, THREADS](sums, parts, result)
+    _channel_sums[grid(channels, THREADS)](sums, parts, result)
     return result
 
 

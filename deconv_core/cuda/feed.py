@@ -7,11 +7,10 @@ from itertools import cycle
 from typing import Any
 
 import numpy as np
-from numba.cuda.cudadrv.driver import driver
 
-from .driver import SIMULATED, cuda, require
-
-NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
+from .driver import cuda, require
+from .memory import empty, pinned
+from .streams import beside
 
 
 class _Slot:
@@ -24,15 +23,14 @@ class _Slot:
     def load(self, batch: Sequence[np.ndarray], stream: Any) -> tuple[Any, ...]:
         """Start copying a batch and return its device arrays; kernels wait for the copy."""
         self.copied.synchronize()  # the pinned arrays may still be read by the last copy
-        self.used.wait(stream)
         forms = [(array.shape, array.dtype) for array in batch]
-        if forms != [(pinned.shape, pinned.dtype) for pinned, _ in self.pairs]:
-            self.pairs = [
-                (cuda.pinned_array(form[0], form[1]), cuda.device_array(*form)) for form in forms
-            ]
-        for array, (pinned, device) in zip(batch, self.pairs, strict=True):
-            np.copyto(pinned, array)
-            device.copy_to_device(pinned, stream=stream)
+        if forms != [(host.shape, host.dtype) for host, _ in self.pairs]:
+            self.pairs = [(pinned(*form), empty(*form)) for form in forms]
+            self.used.record()  # by whoever had these blocks of the pool before
+        self.used.wait(stream)
+        for array, (host, device) in zip(batch, self.pairs, strict=True):
+            np.copyto(host, array)
+            device.copy_to_device(host, stream=stream)
         self.copied.record(stream)
         self.copied.wait()
         return tuple(device for _, device in self.pairs)
@@ -49,15 +47,7 @@ def on_device(batches: Iterable[Sequence[np.ndarray]]) -> Iterator[tuple[Any, ..
     batches : iterable of tuples of arrays
     """
     require()
-    stream, slots = _copy_stream(), cycle((_Slot(), _Slot()))
+    stream, slots = beside("copies"), cycle((_Slot(), _Slot()))
     for batch, slot in zip(batches, slots):  # noqa: B905  (the slots never end)
         yield slot.load(batch, stream)
         slot.used.record()
-
-
-def _copy_stream() -> Any:
-    """Return a stream that runs beside the default one (numba's own streams wait for that)."""
-    if SIMULATED:
-        return cuda.stream()
-    cuda.current_context()
-    return cuda.external_stream(int(driver.cuStreamCreate(NON_BLOCKING)))

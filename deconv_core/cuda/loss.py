@@ -10,7 +10,46 @@ import numpy as np
 
 from .driver import THREADS, cuda
 from .elementwise import block_sum
-from .memory import empty
+from .memory import copy, empty
+from .streams import beside, current, grid
+
+_events: list[Any] = []  # all of them: an event that only garbage holds is destroyed
+_idle_events: list[Any] = []
+
+
+class Scalar:
+    """A number on the device, made by what this thread launched last.
+
+    Parameters
+    ----------
+    array : device array of one element
+    """
+
+    __slots__ = ("_array", "_made")
+
+    def __init__(self, array: Any) -> None:
+        if not _idle_events:
+            _events.append(cuda.event())
+            _idle_events.append(_events[-1])
+        self._array, self._made = array, _idle_events.pop()
+        self._made.record(current())
+
+    def __del__(self) -> None:
+        _idle_events.append(self._made)
+
+    def read(self) -> float:
+        """Wait until the number is made, but for nothing launched since, and return it."""
+        self._made.synchronize()
+        stream = beside("copies")
+        number = self._array.copy_to_host(stream=stream)
+        stream.synchronize()
+        return float(number[0])
+
+    def copy(self) -> Scalar:
+        """Return a copy that keeps the number which this array has now."""
+        copied = empty(1, self._array.dtype)
+        copy(copied, self._array)
+        return Scalar(copied)
 
 
 class Loss:
@@ -20,19 +59,19 @@ class Loss:
 
     Parameters
     ----------
-    parts : pairs of a device array of one element and its weight in the sum
+    parts : pairs of a `Scalar` and its weight in the sum
     finite : whether reading raises FloatingPointError when it is not finite
     """
 
     __slots__ = ("_finite", "_parts", "_value")
 
-    def __init__(self, parts: Sequence[tuple[Any, float]], finite: bool = False) -> None:
+    def __init__(self, parts: Sequence[tuple[Scalar, float]], finite: bool = False) -> None:
         self._parts, self._finite = tuple(parts), finite
         self._value: float | None = None
 
     def __float__(self) -> float:
         if self._value is None:
-            self._value = sum(float(x.copy_to_host()[0]) * weight for x, weight in self._parts)
+            self._value = sum(x.read() * weight for x, weight in self._parts)
         if self._finite and not math.isfinite(self._value):
             raise FloatingPointError(f"the loss is {self._value}")
         return self._value
@@ -46,6 +85,10 @@ class Loss:
 
     def __mul__(self, factor: float) -> Loss:
         return Loss([(x, weight * factor) for x, weight in self._parts])
+
+    def copy(self) -> Loss:
+        """Return a loss that keeps the value which the arrays have now."""
+        return Loss([(x.copy(), weight) for x, weight in self._parts])
 
     def finite(self) -> Loss:
         """Return the same loss, which raises FloatingPointError when it is read and not finite."""
@@ -128,8 +171,8 @@ def cross_entropy(logits: Any, target: Any, label_smoothing: float) -> tuple[Los
     count, classes = logits.shape
     grad = empty(logits.shape, logits.dtype)
     losses, loss = empty(count, np.float64), empty(1, np.float64)
-    _row_losses[count, THREADS](
+    _row_losses[grid(count, THREADS)](
         logits.reshape(-1), target, float(label_smoothing), classes, grad.reshape(-1), losses
     )
-    _mean[1, THREADS](losses, loss)
-    return Loss([(loss, 1.0)]), grad
+    _mean[grid(1, THREADS)](losses, loss)
+    return Loss([(Scalar(loss), 1.0)]), grad

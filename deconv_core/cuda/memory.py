@@ -1,92 +1,18 @@
-"""Device memory from a pool: what one step gives back, the next one takes again.
-
-Allocating device memory waits for the device, so a step must not do it. Blocks are allocated once,
-lent out as numba.cuda's device arrays, and return to the pool when the last view of the array is
-dropped. All kernels run on one stream, in order: a block may be lent again while kernels that use
-it are still to run, for whatever uses it next runs after them.
-"""
+"""Device arrays, in blocks from the pool that go back to it when the last view is dropped."""
 
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numba.cuda.cudadrv.driver import CudaAPIError, device_memset
+from numba.cuda.cudadrv.driver import device_memset
 
 from .. import memory as host
+from .blocks import SMALLEST, Lease, block_size, granted, take
 from .driver import SIMULATED, cuda, require
-
-SMALLEST = 512  # bytes of a block: the alignment of what the driver allocates
-
-_lock = threading.RLock()  # re-entrant: a lease may be dropped while another is taken
-_idle: dict[int, list[Any]] = {}  # blocks by size
-_lent_bytes = _idle_bytes = 0
-
-
-class _Lease:
-    """A block in use: whoever views it holds the lease, and its end gives the block back."""
-
-    def __init__(self, block: Any, size: int) -> None:
-        global _lent_bytes
-        self.block, self.size = block, size
-        _lent_bytes += size
-
-    def __del__(self) -> None:
-        global _lent_bytes, _idle_bytes
-        with _lock:
-            _idle.setdefault(self.size, []).append(self.block)
-            _lent_bytes -= self.size
-            _idle_bytes += self.size
-
-
-def _block_size(nbytes: int) -> int:
-    """Round up to one of eight sizes per octave, so that near sizes share blocks."""
-    step = max(1 << max((nbytes - 1).bit_length() - 4, 0), SMALLEST)
-    return -(-nbytes // step) * step
-
-
-def _take(size: int) -> _Lease:
-    """Lend an idle block of `size` bytes, or a new one."""
-    global _idle_bytes
-    with _lock:
-        blocks = _idle.get(size)
-        if blocks:
-            _idle_bytes -= size
-            return _Lease(blocks.pop(), size)
-        return _Lease(_allocate(size), size)
-
-
-def _allocate(size: int) -> Any:
-    """Allocate a block; where there is no room, give the idle ones back first."""
-    require()
-    try:
-        return cuda.device_array(size, np.uint8)
-    except CudaAPIError as error:
-        if "OUT_OF_MEMORY" not in str(error):
-            raise
-    trim()
-    try:
-        return cuda.device_array(size, np.uint8)
-    except CudaAPIError as error:
-        free, total = _free_and_total()
-        raise MemoryError(
-            f"CUDA is out of memory: {_mib(size)} were asked for; this process's arrays hold "
-            f"{_mib(_lent_bytes)}, and {_mib(free)} of the device's {_mib(total)} are free"
-        ) from error
-
-
-def _free_and_total() -> tuple[int, int]:
-    """Return the bytes of the device that are free, and all."""
-    free, total = cuda.current_context().get_memory_info()
-    return free, total
-
-
-def _mib(nbytes: float) -> str:
-    """Return a number of bytes in words."""
-    return f"{nbytes / 2**20:,.1f} MiB"
+from .streams import current
 
 
 def empty(shape: int | Sequence[int], dtype: Any = np.float32) -> Any:
@@ -115,13 +41,13 @@ def empty(shape: int | Sequence[int], dtype: Any = np.float32) -> Any:
     if not nbytes:
         require()
         return cuda.device_array(dims, dtype)
-    array = _view(_take(_block_size(nbytes)), dims, dtype)
+    array = _view(take(block_size(nbytes)), dims, dtype)
     if host._junk is not None:
         fill_bytes(array, host._junk)
     return array
 
 
-def _view(lease: _Lease, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+def _view(lease: Lease, shape: tuple[int, ...], dtype: np.dtype) -> Any:
     """Return a device array at the start of a leased block, which it holds."""
     block = lease.block
     if SIMULATED:
@@ -143,7 +69,25 @@ def zeros(shape: int | Sequence[int], dtype: Any = np.float32) -> Any:
 def fill_bytes(array: Any, byte: int) -> None:
     """Set every byte of a contiguous device array."""
     if array.size:
-        device_memset(array.reshape(-1), byte, array.nbytes)
+        device_memset(array.reshape(-1), byte, array.nbytes, current())
+
+
+def copy(array: Any, values: Any) -> None:
+    """Copy a device array into another one of its shape and dtype."""
+    if array.size:
+        array.copy_to_device(values, stream=current())
+
+
+def pinned(shape: Sequence[int], dtype: Any) -> np.ndarray:
+    """Return an uninitialised NumPy array in pinned memory, from which copies run by themselves.
+
+    Raises
+    ------
+    MemoryError
+        Naming the request and what is in use.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    return granted(lambda: cuda.pinned_array(shape, dtype), size, " of pinned memory")
 
 
 def to_device(array: np.ndarray) -> Any:
@@ -159,8 +103,7 @@ def concatenate(arrays: Sequence[Any]) -> Any:
     joined = empty((sum(len(a) for a in arrays), *arrays[0].shape[1:]), arrays[0].dtype)
     at = 0
     for array in arrays:
-        if array.size:
-            joined[at : at + len(array)].copy_to_device(array)
+        copy(joined[at : at + len(array)], array)
         at += len(array)
     return joined
 
@@ -180,20 +123,5 @@ def pack(arrays: Sequence[Any]) -> tuple[Any, list[Any]]:
     whole, views = zeros(starts[-1], dtype), []
     for start, array in zip(starts, arrays, strict=False):
         views.append(whole[start : start + array.size].reshape(*array.shape))
-        if array.size:
-            views[-1].copy_to_device(array)
+        copy(views[-1], array)
     return whole, views
-
-
-def in_use() -> int:
-    """Return the bytes of the blocks that are lent out."""
-    return _lent_bytes
-
-
-def trim() -> int:
-    """Give every idle block back to the driver and return the number of bytes."""
-    global _idle_bytes
-    with _lock:
-        freed, _idle_bytes = _idle_bytes, 0
-        _idle.clear()
-    return freed

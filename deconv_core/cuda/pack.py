@@ -13,6 +13,7 @@ from .launch import FLOATS, INT, INTEGERS, bounded, numbers
 from .memory import empty
 from .plan import Pass, check_size
 from .registers import divided, load4
+from .streams import grid
 
 THREADS = 32 if SIMULATED else 256
 
@@ -48,7 +49,7 @@ def pack_weights(w: Any, table: Any, p: Pass, adjoint: bool) -> Any:
     strides = (p.channels * kernel, kernel) if not adjoint else (kernel, p.results * kernel)
     result = empty(p.groups * p.taps * p.padded * p.padded_rows, w.dtype)
     check_size(weights=result.size)
-    _kernel()[ceil_div(result.size, THREADS), THREADS](
+    _kernel()[grid(ceil_div(result.size, THREADS), THREADS)](
         w.reshape(-1), table, result, *strides, kernel, p
     )
     return result

@@ -10,7 +10,7 @@ import numpy as np
 from ..geometry import ConvGeometry, ceil_div
 from ..sweep import Sweep, adjoint_sweep, forward_sweep, plain_sweeps
 from .config import DOT_BLOCKS, DOT_POSITIONS, Tile
-from .driver import cuda
+from .memory import to_device
 
 LIMIT = 2**31  # elements of an array: indices are 32-bit integers
 
@@ -114,7 +114,7 @@ def spread_plan(geometry: ConvGeometry, adjoint: bool, tile: Tile) -> tuple[Pass
         base_height=rows.write_base,
         base_width=columns.write_base,
     )
-    return numbers, cuda.to_device(np.array([*phases, *taps], np.int32).reshape(-1))
+    return numbers, to_device(np.array([*phases, *taps], np.int32).reshape(-1))
 
 
 class Dot(NamedTuple):
@@ -172,4 +172,4 @@ def dot_plan(geometry: ConvGeometry, tile: Tile) -> tuple[Dot, Any]:
         for i in range(rows.kernel)
         for j in range(columns.kernel)
     ]
-    return numbers, cuda.to_device(np.array(places, np.int32).reshape(-1))
+    return numbers, to_device(np.array(places, np.int32).reshape(-1))

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from ..geometry import Axis
-from .driver import cuda, strided
+from .driver import cuda
 from .memory import empty, fill_bytes
+from .streams import strided
 
 
 @cuda.jit(device=True)

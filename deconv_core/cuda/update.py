@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .driver import cuda, strided
+from .driver import cuda
+from .streams import strided
 
 
 @cuda.jit
