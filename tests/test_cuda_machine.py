@@ -153,9 +153,15 @@ def test_relu_and_mask_and_nan(cc: Any) -> None:
 def test_tensor_cores_are_for_those_who_have_them(cc: Any) -> None:
     with pytest.raises(ValueError, match="needs compute capability 8.0, this GPU has 7.5"):
         launch.checked_precision("tf32")
-    assert launch.checked_precision(None) == "float32"
 
 
-@new
-def test_the_default_is_as_accurate_as_float32(cc: Any) -> None:
-    assert launch.checked_precision(None) == "3xtf32"
+@pytest.mark.parametrize(
+    ("cc", "expected"),
+    [
+        ((7, 5), "float32"), ((8, 0), "3xtf32"), ((8, 6), "float32"), ((8, 9), "float32"),
+        ((9, 0), "3xtf32"), ((12, 0), "float32"),
+    ],
+    indirect=["cc"],
+)  # fmt: skip
+def test_the_default_goes_by_the_capability_alone(expected: str, cc: Any) -> None:
+    assert launch.checked_precision(None) == expected

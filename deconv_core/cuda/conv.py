@@ -2,8 +2,8 @@
 
 All arrays are C-contiguous float32 device arrays; results are fresh ones. `precision` says how
 float32 numbers are multiplied: "float32" on the ordinary units, "tf32" on tensor cores (half of the
-digits), "3xtf32" on tensor cores with float32's accuracy (tensor.py), or None for the best that is
-as accurate as float32.
+digits), "3xtf32" on tensor cores with float32's accuracy (tensor.py), or None for the one of the
+first and the last that should be faster on this GPU (config.py).
 """
 
 from __future__ import annotations
