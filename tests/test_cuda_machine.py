@@ -29,6 +29,10 @@ CASES = {
     "groups": geometry.conv((2, 6, 6, 5), (10, 3, 2, 3), (2, 1), (1, 2), (1, 2), groups=2),
     "middle": geometry.conv((1, 9, 6, 6), (40, 9, 3, 3), padding=1),
     "few to many": geometry.conv((1, 3, 5, 5), (36, 3, 3, 3), padding=1),
+    "depthwise": geometry.conv((2, 3, 9, 35), (3, 1, 3, 5), (2, 1), (1, 3), groups=3),
+    "depthwise transposed": geometry.conv_transpose(
+        (1, 6, 4, 5), (6, 1, 3, 3), stride=2, padding=1, groups=3
+    ),
     "many channels": geometry.conv((1, 20, 4, 5), (70, 20, 1, 2)),
 }
 

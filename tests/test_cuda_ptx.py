@@ -15,7 +15,7 @@ if importlib.util.find_spec("numba_cuda") is None:
 if numba.config.ENABLE_CUDASIM:
     pytest.skip("the simulator does not compile", allow_module_level=True)
 
-from deconv_core.cuda import config, conv, offline, pack, splitk, spread
+from deconv_core.cuda import config, conv, depthwise, offline, pack, splitk, spread
 from deconv_core.cuda.config import Tile
 
 CAPABILITIES = [(7, 5), (8, 0), (9, 0)]
@@ -52,6 +52,11 @@ def count(ptx: str, instruction: str) -> int:
     return len(re.findall(rf"^\s*(?:@%p\d+ )?{re.escape(instruction)}", ptx, re.MULTILINE))
 
 
+def writes_together(ptx: str) -> bool:
+    """Return whether a kernel has atomics: what several threads add up has no fixed order."""
+    return bool(re.search(r"^\s*(?:@%p\d+ )?(?:atom|red)\.", ptx, re.MULTILINE))
+
+
 @pytest.mark.parametrize(("kind", "tile", "precision", "cc"), variants())
 def test_a_kernel_is_what_its_tile_says(
     kind: str, tile: Tile, precision: str, cc: tuple[int, int]
@@ -82,6 +87,24 @@ def test_a_kernel_is_what_its_tile_says(
         assert count(found.ptx, "cp.async.cg.shared.global" if waits else "ld.global.v4") >= 2
     assert bool(count(found.ptx, "cp.async.ca.shared.global")) == waits
     assert bool(count(found.ptx, "cp.async.wait_group")) == waits
+
+
+DEPTHWISE = [
+    (depthwise.depthwise_spread, conv.DEPTHWISE, config.DEPTHWISE_SPREAD, depthwise.STRIP),
+    (depthwise.depthwise_dot, conv.DOT, config.DEPTHWISE_DOT, config.DEPTHWISE_DOT.columns),
+]
+
+
+@pytest.mark.parametrize("cc", CAPABILITIES)
+@pytest.mark.parametrize(("maker", "signature", "tile", "sums"), DEPTHWISE, ids=["spread", "dot"])
+def test_a_depthwise_kernel_needs_no_tile(
+    maker: Any, signature: Any, tile: Tile, sums: int, cc: tuple[int, int]
+) -> None:
+    found = report(maker(tile, "float32", True), signature, cc, tile.threads, tile.blocks)
+    assert (found.stack, found.spills) == (0, 0)
+    assert found.blocks >= tile.blocks and found.occupancy >= 0.5
+    assert count(found.ptx, "fma.rn.f32") % sums == 0 < count(found.ptx, "fma.rn.f32")
+    assert not writes_together(found.ptx)
 
 
 @pytest.mark.parametrize("cc", CAPABILITIES)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..geometry import ConvGeometry
 from .driver import SIMULATED
 
 PRECISIONS = ("float32", "tf32", "3xtf32")
@@ -146,6 +147,28 @@ def choose(kind: str, precision: str, rows: int, others: int) -> Tile:
     """
     tiles = table(kind, precision)
     return next(tile for high, wide, tile in tiles if rows <= high and others <= wide)
+
+
+# Depthwise convolutions (depthwise.py): groups in which each element takes part in so few products
+# that the smallest tile would be padding for the most part. There a block is one large warp.
+DEPTHWISE = 4
+_LANES = 16 if SIMULATED else 128
+DEPTHWISE_SPREAD = Tile(1, 4 * _LANES, 1, 1, 4 * _LANES, 1, _LANES, blocks=8)
+DEPTHWISE_DOT = Tile(1, 9, _LANES, 1, 9, 1, _LANES, blocks=8)  # nine terms: a 3x3 kernel
+
+
+def is_depthwise(geometry: ConvGeometry) -> bool:
+    """Return whether a convolution's passes are those of depthwise.py.
+
+    Examples
+    --------
+    >>> from deconv_core.geometry import conv
+    >>> is_depthwise(conv((1, 8, 5, 5), (8, 1, 3, 3), groups=8))
+    True
+    """
+    _, channels, *_ = geometry.weight_shape
+    results = geometry.out_channels // geometry.groups
+    return geometry.groups > 1 and channels * results <= DEPTHWISE
 
 
 # A weight gradient is cut into chunks of positions, to have enough blocks for a large GPU: by shape

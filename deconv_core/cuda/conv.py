@@ -12,11 +12,12 @@ from functools import lru_cache
 from typing import Any
 
 from ..geometry import ConvGeometry, ceil_div
-from .config import choose
+from .config import DEPTHWISE_DOT, DEPTHWISE_SPREAD, choose, is_depthwise
+from .depthwise import STRIP, depthwise_dot, depthwise_spread
 from .gemm import HAS_BIAS, HAS_MASK, HAS_RELU
 from .launch import FLOATS, INT, INTEGERS, bounded, checked_precision, numbers, tiled
 from .memory import empty, fill_bytes
-from .pack import pack_weights
+from .pack import pack_weights, weight_strides
 from .plan import Dot, Pass, check_size, dot_plan, spread_plan
 from .splitk import THREADS, add_chunks, dot_kernel
 from .spread import spread_kernel
@@ -24,6 +25,7 @@ from .spread import spread_kernel
 DOT = (FLOATS, FLOATS, INTEGERS, FLOATS, numbers(Dot))
 ADD_CHUNKS = (FLOATS, INT, FLOATS, INT, FLOATS)
 SPREAD = (FLOATS, FLOATS, FLOATS, FLOATS, INTEGERS, FLOATS, INT, numbers(Pass))
+DEPTHWISE = (*SPREAD[:6], *[INT] * 5, numbers(Pass))
 
 
 def _spread(
@@ -35,20 +37,37 @@ def _spread(
     if not result.size:
         return result
     chosen = checked_precision(precision)
+    check_size(input=source.size, result=result.size)
+    x, y, flags = source.reshape(-1), result.reshape(-1), HAS_RELU * relu
+    unused = x
+    if bias is None:
+        bias = unused
+    else:
+        flags += HAS_BIAS
+    if mask is None:
+        mask = unused
+    else:
+        mask, flags = mask.reshape(-1), flags + HAS_MASK
+    if is_depthwise(geometry):
+        tile = DEPTHWISE_SPREAD
+        p, table = spread_plan(geometry, adjoint, tile)
+        pictures = geometry.batch * p.groups
+        strips = p.phases * pictures * p.results * ceil_div(p.rows, STRIP) * p.columns
+        check_size(result=strips)
+        tiled(depthwise_spread, DEPTHWISE, tile, "float32")[
+            ceil_div(strips, tile.threads), tile.threads
+        ](x, w.reshape(-1), bias, mask, table, y, *weight_strides(p, adjoint), pictures, flags, p)
+        return result
     rows, channels = result.shape[1] // geometry.groups, source.shape[1] // geometry.groups
     tile = choose("spread", chosen, rows, channels)
     p, table = spread_plan(geometry, adjoint, tile)
-    check_size(input=source.size, result=result.size)
     weights = pack_weights(w, table, p, adjoint)
-    flat, unused = result.reshape(-1), weights
-    flags = HAS_BIAS * (bias is not None) + HAS_RELU * relu + HAS_MASK * (mask is not None)
     blocks = (
         ceil_div(p.positions, tile.columns) * p.groups * p.phases * (p.padded_rows // tile.rows)
     )
     tiled(spread_kernel, SPREAD, tile, chosen)[blocks, tile.threads](
-        source.reshape(-1), weights, unused if bias is None else bias,
-        unused if mask is None else mask.reshape(-1), table, flat, flags, p,
-    )  # fmt: skip
+        x, weights, bias, mask, table, y, flags, p
+    )
     return result
 
 
@@ -80,13 +99,16 @@ def dot(x: Any, dy: Any, bias: Any, geometry: ConvGeometry, precision: str | Non
         fill_bytes(result, 0)
         return result
     rows, terms = result.shape[0] // geometry.groups, result.size // result.shape[0]
-    tile = choose("dot", chosen, rows, terms)
+    if is_depthwise(geometry):
+        maker, tile = depthwise_dot, DEPTHWISE_DOT
+    else:
+        maker, tile = dot_kernel, choose("dot", chosen, rows, terms)
     p, taps = dot_plan(geometry, tile)
     whole = p.chunks == 1 and bias is None
     partial = result.reshape(-1) if whole else empty(p.chunks * result.size, x.dtype)
     check_size(input=x.size, result=dy.size, partial_sums=partial.size)
     blocks = p.chunks * p.groups * ceil_div(rows, tile.rows) * ceil_div(terms, tile.columns)
-    tiled(dot_kernel, DOT, tile, chosen)[blocks, tile.threads](
+    tiled(maker, DOT, tile, chosen)[blocks, tile.threads](
         x.reshape(-1), dy.reshape(-1), taps, partial, p
     )
     if not whole:
