@@ -29,6 +29,7 @@ CASES = {
     "groups": geometry.conv((2, 6, 6, 5), (10, 3, 2, 3), (2, 1), (1, 2), (1, 2), groups=2),
     "middle": geometry.conv((1, 9, 6, 6), (40, 9, 3, 3), padding=1),
     "few to many": geometry.conv((1, 3, 5, 5), (36, 3, 3, 3), padding=1),
+    "1x1": geometry.conv((2, 18, 4, 35), (40, 9, 1, 1), groups=2),
     "depthwise": geometry.conv((2, 3, 9, 35), (3, 1, 3, 5), (2, 1), (1, 3), groups=3),
     "depthwise transposed": geometry.conv_transpose(
         (1, 6, 4, 5), (6, 1, 3, 3), stride=2, padding=1, groups=3
@@ -71,6 +72,7 @@ def cc(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Itera
     monkeypatch.setattr(launch, "capability", lambda: request.param)
     monkeypatch.setattr(plan, "cuda", SimpleNamespace(to_device=lambda array: array))
     monkeypatch.setattr(conv, "tiled", partial(tiled, request.param))
+    monkeypatch.setattr(conv, "aligned", lambda array: True)
     monkeypatch.setattr(pack, "_kernel", lambda: small(pack.pack, pack.PACK, pack.THREADS))
     added = splitk.add_chunks, conv.ADD_CHUNKS, splitk.THREADS
     monkeypatch.setattr(conv, "_add_chunks", lambda: small(*added))

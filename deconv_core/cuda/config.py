@@ -8,7 +8,7 @@ for each multiplication, and smaller ones waste less at the edges and leave room
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..geometry import ConvGeometry
 from .driver import SIMULATED
@@ -34,6 +34,7 @@ class Tile:
     blocks : blocks that fit on one multiprocessor from compute capability 8.0 on, and at least two
         on 7.5: registers are limited for it, and the tests read it in ptxas's report
     tensor : whether it is for tensor cores
+    wide : whether the source is copied by 16 bytes, as the pictures of a 1x1 convolution allow
     """
 
     rows: int
@@ -46,6 +47,7 @@ class Tile:
     stages: int = 2
     blocks: int = 2
     tensor: bool = False
+    wide: bool = False
 
     @property
     def lanes(self) -> int:
@@ -137,7 +139,7 @@ def table(kind: str, precision: str) -> Table:
     return _DOT_FLOAT32 if precision == "float32" else _DOT_TENSOR
 
 
-def choose(kind: str, precision: str, rows: int, others: int) -> Tile:
+def choose(kind: str, precision: str, rows: int, others: int, wide: bool = False) -> Tile:
     """Return the first tile of the table that is for so many rows, and columns or channels.
 
     Examples
@@ -146,7 +148,8 @@ def choose(kind: str, precision: str, rows: int, others: int) -> Tile:
     True
     """
     tiles = table(kind, precision)
-    return next(tile for high, wide, tile in tiles if rows <= high and others <= wide)
+    tile = next(tile for high, far, tile in tiles if rows <= high and others <= far)
+    return replace(tile, wide=True) if wide else tile
 
 
 # Depthwise convolutions (depthwise.py): groups in which each element takes part in so few products

@@ -14,11 +14,12 @@ from typing import Any
 from ..geometry import ConvGeometry, ceil_div
 from .config import DEPTHWISE_DOT, DEPTHWISE_SPREAD, choose, is_depthwise
 from .depthwise import STRIP, depthwise_dot, depthwise_spread
+from .driver import SIMULATED
 from .gemm import HAS_BIAS, HAS_MASK, HAS_RELU
 from .launch import FLOATS, INT, INTEGERS, bounded, checked_precision, numbers, tiled
 from .memory import empty, fill_bytes
 from .pack import pack_weights, weight_strides
-from .plan import Dot, Pass, check_size, dot_plan, spread_plan
+from .plan import Dot, Pass, check_size, dot_plan, in_quads, spread_plan
 from .splitk import THREADS, add_chunks, dot_kernel
 from .spread import spread_kernel
 
@@ -26,6 +27,11 @@ DOT = (FLOATS, FLOATS, INTEGERS, FLOATS, numbers(Dot))
 ADD_CHUNKS = (FLOATS, INT, FLOATS, INT, FLOATS)
 SPREAD = (FLOATS, FLOATS, FLOATS, FLOATS, INTEGERS, FLOATS, INT, numbers(Pass))
 DEPTHWISE = (*SPREAD[:6], *[INT] * 5, numbers(Pass))
+
+
+def aligned(array: Any) -> bool:
+    """Return whether an array begins at a multiple of 16 bytes: a slice of another one may not."""
+    return SIMULATED or array.device_ctypes_pointer.value % 16 == 0
 
 
 def _spread(
@@ -38,35 +44,28 @@ def _spread(
         return result
     chosen = checked_precision(precision)
     check_size(input=source.size, result=result.size)
-    x, y, flags = source.reshape(-1), result.reshape(-1), HAS_RELU * relu
-    unused = x
-    if bias is None:
-        bias = unused
-    else:
-        flags += HAS_BIAS
-    if mask is None:
-        mask = unused
-    else:
-        mask, flags = mask.reshape(-1), flags + HAS_MASK
-    if is_depthwise(geometry):
-        tile = DEPTHWISE_SPREAD
-        p, table = spread_plan(geometry, adjoint, tile)
-        pictures = geometry.batch * p.groups
-        strips = p.phases * pictures * p.results * ceil_div(p.rows, STRIP) * p.columns
-        check_size(result=strips)
-        tiled(depthwise_spread, DEPTHWISE, tile, "float32")[
-            ceil_div(strips, tile.threads), tile.threads
-        ](x, w.reshape(-1), bias, mask, table, y, *weight_strides(p, adjoint), pictures, flags, p)
-        return result
     rows, channels = result.shape[1] // geometry.groups, source.shape[1] // geometry.groups
-    tile = choose("spread", chosen, rows, channels)
+    x, y = source.reshape(-1), result.reshape(-1)
+    flags = HAS_BIAS * (bias is not None) + HAS_RELU * relu + HAS_MASK * (mask is not None)
+    ends = y if bias is None else bias, y if mask is None else mask.reshape(-1)  # y: not used
+    if is_depthwise(geometry):
+        p, table = spread_plan(geometry, adjoint, DEPTHWISE_SPREAD)
+        pictures, threads = geometry.batch * p.groups, DEPTHWISE_SPREAD.threads
+        strips = p.phases * pictures * p.results * ceil_div(p.rows, STRIP) * p.columns
+        kernel = tiled(depthwise_spread, DEPTHWISE, DEPTHWISE_SPREAD, "float32")
+        kernel[ceil_div(strips, threads), threads](
+            x, w.reshape(-1), *ends, table, y, *weight_strides(p, adjoint), pictures, flags, p
+        )
+        return result
+    wide = in_quads(geometry, adjoint) and aligned(x)
+    tile = choose("spread", chosen, rows, channels, wide)
     p, table = spread_plan(geometry, adjoint, tile)
     weights = pack_weights(w, table, p, adjoint)
     blocks = (
         ceil_div(p.positions, tile.columns) * p.groups * p.phases * (p.padded_rows // tile.rows)
     )
     tiled(spread_kernel, SPREAD, tile, chosen)[blocks, tile.threads](
-        x, weights, bias, mask, table, y, flags, p
+        x, weights, *ends, table, y, flags, p
     )
     return result
 
