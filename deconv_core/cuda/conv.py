@@ -72,22 +72,25 @@ def _spread(
 
 def conv_forward(
     x: Any, w: Any, bias: Any, geometry: ConvGeometry,
-    *, relu: bool = False, precision: str | None = None,
+    *, relu: bool = False, mask: Any = None, precision: str | None = None,
 ) -> Any:  # fmt: skip
-    """Return the convolution of `x` with `w`, plus `bias`, and with `relu` its positive part."""
-    return _spread(x, w, bias, relu, None, geometry, False, precision)
+    """Return the convolution of `x` with `w`, plus `bias`: a transposed one's input gradient.
+
+    With `relu` it is its positive part. With `mask`, the output of a ReLU, the result is zero where
+    that is not positive: the gradient goes back through the ReLU at no cost.
+    """
+    return _spread(x, w, bias, relu, mask, geometry, False, precision)
 
 
 def conv_input_grad(
     dy: Any, w: Any, bias: Any, geometry: ConvGeometry,
-    *, mask: Any = None, precision: str | None = None,
+    *, relu: bool = False, mask: Any = None, precision: str | None = None,
 ) -> Any:  # fmt: skip
     """Return the adjoint of the convolution: its input gradient, a transposed one's forward.
 
-    With `mask`, the output of a ReLU, the result is zero where that is not positive: the gradient
-    goes back through the ReLU at no cost.
+    `relu` and `mask` are as for `conv_forward`.
     """
-    return _spread(dy, w, bias, False, mask, geometry, True, precision)
+    return _spread(dy, w, bias, relu, mask, geometry, True, precision)
 
 
 def dot(x: Any, dy: Any, bias: Any, geometry: ConvGeometry, precision: str | None) -> Any:
