@@ -108,21 +108,42 @@ def test_any_geometry(case: Case) -> None:
     check(passes(case, None), "float32")
 
 
-@settings(max_examples=4)
+@pytest.mark.parametrize("precision", ["tf32", "3xtf32"])
+@settings(max_examples=6)
 @given(cases(most=6))
-def test_any_geometry_on_tensor_cores(case: Case) -> None:
-    assume(case.geometry.batch == 1)
-    check(passes(case, "3xtf32"), "3xtf32")
+def test_any_geometry_on_tensor_cores(precision: str, case: Case) -> None:
+    assume(case.geometry.batch == 1 and not config.is_depthwise(case.geometry))
+    check(passes(case, precision), precision)
 
 
-@pytest.mark.parametrize("precision", ["float32", "3xtf32"])
-@pytest.mark.parametrize("channels", [3, 20, 70])
-def test_the_tiles_of_a_gpu(channels: int, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each tile of the tables at least once; tiles of many threads are slow to simulate."""
-    monkeypatch.setattr(config, "SIMULATED", False)
-    source = 2 if channels == 20 else 9
-    shape = geometry.conv((1, source, 5, 5), (channels, source, 3, 2), stride=(1, 2), padding=1)
-    check(passes(Case(shape, channels), precision, which=(0, 2)), precision)
+def tiles_of_a_gpu() -> list[Any]:
+    """Return every (kind, precision, tile) of the tables for a GPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, "SIMULATED", False)
+        found = {
+            (kind, precision if tile.tensor else "float32", tile)
+            for kind in ("spread", "dot")
+            for precision in ("float32", "3xtf32")
+            for *_, tile in config.table(kind, precision)
+        }
+    return [
+        pytest.param(*one, id=f"{one[0]}-{one[2].rows}x{one[2].columns}x{one[2].depth}-{one[1]}")
+        for one in sorted(found, key=repr)
+    ]
+
+
+@pytest.mark.parametrize(("kind", "precision", "tile"), tiles_of_a_gpu())
+def test_the_tiles_of_a_gpu(
+    kind: str, precision: str, tile: config.Tile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them once, not quite filled; tiles of many threads are slow to simulate."""
+    tiles: list[config.Tile] = []
+    monkeypatch.setattr(conv, "choose", lambda *_: tiles.append(tile) or tile)
+    rows = tile.rows // 2 + 1
+    shape = geometry.conv((1, 9, 5, 5), (rows, 9, 3, 2), stride=(1, 2), padding=1)
+    which = 0 if kind == "spread" else 2
+    check(passes(Case(shape, rows), precision, which=(which,)), precision)
+    assert tiles == [tile]
 
 
 @st.composite
@@ -227,7 +248,7 @@ def test_outside_of_the_source_nothing_is_read() -> None:
 
 
 @pytest.mark.parametrize("sizes", [(0, 3, 5), (1, 1, 1), (3, 10, 72), (9, 2, 33)])
-@pytest.mark.parametrize("precision", ["float32", "3xtf32"])
+@pytest.mark.parametrize("precision", ["float32", "tf32", "3xtf32"])
 def test_linear(sizes: tuple[int, int, int], precision: str) -> None:
     (batch, out, features), rng = sizes, np.random.default_rng(0)
     shapes = (batch, features), (out, features), (out,), (batch, out)
