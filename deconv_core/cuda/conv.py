@@ -114,11 +114,16 @@ def dot(x: Any, dy: Any, bias: Any, geometry: ConvGeometry, precision: str | Non
         x.reshape(-1), dy.reshape(-1), taps, partial, p
     )
     if not whole:
-        unused, outputs = (partial, 0) if bias is None else (bias, bias.size)
-        _add_chunks()[ceil_div(result.size, THREADS), THREADS](
-            partial, p.chunks, unused, outputs, result.reshape(-1)
-        )
+        add_up(partial, p.chunks, bias, result)
     return result
+
+
+def add_up(partial: Any, chunks: int, bias: Any, result: Any) -> None:
+    """Set `result` to the sum of so many chunks (none: zero) and, for each row of it, `bias`."""
+    unused, outputs = (partial, 0) if bias is None else (bias, bias.size)
+    _add_chunks()[ceil_div(result.size, THREADS), THREADS](
+        partial, chunks, unused, outputs, result.reshape(-1)
+    )
 
 
 @lru_cache(maxsize=1)
