@@ -247,7 +247,9 @@ def test_outside_of_the_source_nothing_is_read() -> None:
     assert np.isfinite(y[[0, 2]]).all() and np.isnan(y[1]).all()
 
 
-@pytest.mark.parametrize("sizes", [(0, 3, 5), (2, 3, 0), (2, 0, 4), (1, 1, 1), (3, 10, 72), (9, 2, 33)])
+@pytest.mark.parametrize(
+    "sizes", [(0, 3, 5), (2, 3, 0), (2, 0, 4), (1, 1, 1), (3, 10, 72), (9, 2, 33)]
+)
 @pytest.mark.parametrize("precision", ["float32", "tf32", "3xtf32"])
 def test_linear(sizes: tuple[int, int, int], precision: str) -> None:
     (batch, out, features), rng = sizes, np.random.default_rng(0)

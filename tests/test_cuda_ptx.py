@@ -21,7 +21,7 @@ from deconv_core.cuda.config import Tile
 from deconv_core.geometry import ceil_div
 
 CAPABILITIES = [(7, 5), (8, 0), (9, 0)]
-PTXAS = offline.find_ptxas()
+PTXAS = offline.find_tool("ptxas")
 MAKERS = {"spread": (spread.spread_kernel, conv.SPREAD), "dot": (splitk.dot_kernel, conv.DOT)}
 
 
