@@ -158,7 +158,8 @@ def test_the_benchmark_validates_and_times_the_step() -> None:
     options = ["--step", "--batch-size", "8", "--repeats", "1"]
     done = subprocess.run([sys.executable, str(script), *options], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("DDNet step, batch 8") == 6
+    tensor = torch.cuda.get_device_capability() >= (8, 0)
+    assert done.stdout.count("DDNet step, batch 8") == (6 if tensor else 2)
 
 
 def test_the_example_trains(tmp_path: Path) -> None:
