@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--layers", nargs="+", choices=LAYERS, default=list(LAYERS))
     options = parser.parse_args()
-    ptxas = offline.find_ptxas()
+    ptxas = offline.find_tool("ptxas")
     if ptxas is None:
         parser.error("ptxas is not installed: pip install nvidia-cuda-nvcc")
     plan.to_device = lambda array: array  # there is no device to copy a plan to

@@ -4,11 +4,13 @@
     python benchmarks/gpu.py --only deconv --precision tf32
 
 Both sides compute at equal precision: "float32" and "3xtf32" against PyTorch's float32, "tf32"
-against its TF32. PyTorch is taken at the best of its layouts, with cuDNN's benchmark mode, and for
-the step with and without a CUDA graph; ours is recorded as one by its third step. Before anything
-is timed it is validated: a step by three losses, a pass by its float64 result. A share of the
-roofline is the least time that the arithmetic or the traffic can take, whichever is longer, over
-the time measured.
+against its TF32. PyTorch is taken at the best of its layouts, with cuDNN's benchmark mode, and
+for the step with and without a CUDA graph; ours is recorded as one by its third step. Before
+anything is timed it is validated: a step, PyTorch's too, by three losses, a pass by its float64
+result. A share of the roofline is the least time that the arithmetic or the traffic can take,
+whichever is longer, over the time measured; there is none for a step whose tail is a matrix,
+which does less arithmetic, nor for a GPU whose rates are not known here. A precision that the GPU
+does not have is left out.
 """
 
 from __future__ import annotations
@@ -63,16 +65,33 @@ class Roofline:
         gpu = dc.device.cuda().driver.cuda.get_current_device()
         cycles = gpu.CLOCK_RATE * 1e3 * gpu.MULTIPROCESSOR_COUNT
         self.name = torch.cuda.get_device_name()
-        plain, tensor = RATES.get(tuple(gpu.compute_capability), (128, 1024))
-        self.flops = {"float32": plain * cycles, "tf32": tensor * cycles}
-        self.flops["3xtf32"] = max(self.flops["float32"], self.flops["tf32"] / 3)
+        self.flops = peaks(tuple(gpu.compute_capability), cycles)
         source = torch.zeros(1 << 28, device="cuda")
         target = torch.empty_like(source)
         self.bytes = 2 * source.nbytes / seconds(lambda: target.copy_(source), 5)
 
-    def share(self, spent: float, flops: float, nbytes: float, precision: str) -> float:
-        """Return the least time over the time spent."""
+    def share(self, spent: float, flops: float, nbytes: float, precision: str) -> float | None:
+        """Return the least time over the time spent, or None where the GPU's rates are unknown."""
+        if self.flops is None:
+            return None
         return max(flops / self.flops[precision], nbytes / self.bytes) / spent
+
+
+def peaks(capability: tuple[int, int], cycles: float) -> dict[str, float] | None:
+    """Return the operations a second at each precision, of so many cycles of multiprocessors."""
+    if capability not in RATES:
+        return None
+    plain, tensor = (rate * cycles for rate in RATES[capability])
+    return {"float32": plain, "tf32": tensor, "3xtf32": max(plain, tensor / 3)}
+
+
+def has(precision: str) -> bool:
+    """Return whether the GPU computes at a precision."""
+    try:
+        device.cuda().launch.checked_precision(precision)
+    except ValueError:
+        return False
+    return True
 
 
 def torch_precision(precision: str) -> None:
@@ -92,7 +111,7 @@ def our_step(case: dict[str, np.ndarray], precision: str, collapse: bool) -> Cal
 
 
 def torch_step(case: dict[str, np.ndarray], channels_last: bool, graph: bool) -> Callable[[], Any]:
-    """Return PyTorch's training step, as one CUDA graph or not."""
+    """Return PyTorch's training step, as one CUDA graph or not; the first call is step one."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     weights = {n: a for n, a in case.items() if n not in ("x", "target")}
     net = ddnet_torch._make_net(weights, layout).cuda()
@@ -110,15 +129,38 @@ def torch_step(case: dict[str, np.ndarray], channels_last: bool, graph: bool) ->
 
     if not graph:
         return step
+    first = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     beside = torch.cuda.Stream()
+    beside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(beside):
         for _ in range(3):
             step()
     torch.cuda.current_stream().wait_stream(beside)
     captured = torch.cuda.CUDAGraph()
     with torch.cuda.graph(captured):
-        step()
-    return captured.replay
+        loss = step()
+    net.load_state_dict(first)  # in place, and so are the moments set back
+    for state in optimizer.state.values():
+        for tensor in state.values():
+            tensor.zero_()
+
+    def replay(alive: object = step) -> torch.Tensor:
+        """Run the graph on the memory of what `step` refers to, which must live as long."""
+        captured.replay()
+        return loss
+
+    return replay
+
+
+def three_losses(step: Callable[[], Any]) -> list[float]:
+    """Take three steps and return their losses."""
+    return [float(step()) for _ in range(3)]
+
+
+def validate(who: str, precision: str, losses: list[float], expected: list[float]) -> None:
+    """Exit unless the losses of a step are those of PyTorch's plain one."""
+    if not np.allclose(losses, expected, rtol=0.02 if precision == "tf32" else 2e-3):
+        raise SystemExit(f"{who}: losses at {precision} are {losses}, not {expected}")
 
 
 def time_steps(options: argparse.Namespace, roofline: Roofline) -> Iterator[dict[str, Any]]:
@@ -127,19 +169,20 @@ def time_steps(options: argparse.Namespace, roofline: Roofline) -> Iterator[dict
     flops = 3 * ddnet_case.forward_flops(options.batch_size, options.image_size)
     for precision in options.precision:
         torch_precision(precision)
-        rivals = {(last, graph): 0.0 for last in (False, True) for graph in (False, True)}
-        for last, graph in rivals:
-            rivals[last, graph] = seconds(torch_step(case, last, graph), options.repeats)
-        best = min(rivals.values())
+        expected = three_losses(torch_step(case, False, False))
+        times = []
+        for last, graph in [(last, graph) for last in (False, True) for graph in (False, True)]:
+            rival = torch_step(case, last, graph)
+            validate(f"PyTorch, {last=}, {graph=}", precision, three_losses(rival), expected)
+            times.append(seconds(rival, options.repeats))
+        best = min(times)
         for collapse in (False, True):
-            ours, theirs = our_step(case, precision, collapse), torch_step(case, False, False)
-            losses = [[float(step()) for _ in range(3)] for step in (ours, theirs)]
-            if not np.allclose(*losses, rtol=0.02 if precision == "tf32" else 2e-3):
-                raise SystemExit(f"losses differ at {precision}: {losses}")
+            ours = our_step(case, precision, collapse)
+            validate(f"ours, {collapse=}", precision, three_losses(ours), expected)
             spent = seconds(ours, options.repeats)
             name = f"DDNet step, batch {options.batch_size}, {precision}"
             name += ", tail as a matrix" if collapse else ", layer by layer"
-            share = roofline.share(spent, flops, 0, precision)
+            share = None if collapse else roofline.share(spent, flops, 0, precision)
             yield dict(name=name, ours=spent, torch=best, ratio=best / spent, roofline=share)
 
 
@@ -205,16 +248,20 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(str(error)) from None
     if not torch.cuda.is_available():
         raise SystemExit("the installed PyTorch cannot use the GPU: nothing to compare with")
+    options.precision = [name for name in options.precision if has(name)]
     roofline, rows = Roofline(), []
     print(f"{roofline.name}, {roofline.bytes / 1e12:.2f} TB/s copied")
+    if roofline.flops is None:
+        print("The rates of this GPU are not known here: no shares of its roofline")
     print(f"{'':70} {'ours, ms':>9} {'torch, ms':>9} {'ratio':>6} {'roofline':>8}")
     tables = [time_steps] if not options.only else []
     for table in (*tables, *([] if options.step else [time_passes])):
         for row in table(options, roofline):
             rows.append(row)
+            share = "-" if row["roofline"] is None else f"{row['roofline']:.0%}"
             print(
                 f"{row['name']:70} {row['ours'] * 1e3:9.4f} {row['torch'] * 1e3:9.4f} "
-                f"{row['ratio']:6.2f} {row['roofline']:8.0%}",
+                f"{row['ratio']:6.2f} {share:>8}",
                 flush=True,
             )
     if options.json:

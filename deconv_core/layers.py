@@ -21,24 +21,43 @@ class _Convolution(Weighted):
     """What a convolution and its adjoint share: a backward pass, made of each one's gradients."""
 
     options: dict[str, Any]
+    function: Callable[..., np.ndarray]
     weight_grad: Callable[..., np.ndarray]
     input_grad: Callable[..., np.ndarray]
 
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Inference: (N, in, H, W) -> (N, out, H', W')."""
+        return self.output(x)
+
+    def output(self, x: np.ndarray, **ending: Any) -> np.ndarray:
+        """Return the output; `ending` is what `functional` may add to it at no cost."""
+        return self.function(
+            x, self.weight.data, self.bias_data, **self.options, precision=self.precision, **ending
+        )
+
     def forward(self, x: np.ndarray) -> tuple[np.ndarray, Backward]:
         """Training: the output, and its backward pass, which keeps x."""
-        y, weight = self(x), self.weight
+        y = self(x)
 
         def backward(grad_y: np.ndarray, input_grad: bool) -> np.ndarray | None:
-            weight.add_grad(self.weight_grad(grad_y, x, weight.shape, **self._grad_options))
-            if self.bias is not None:
-                self.bias.add_grad(F.bias_grad(grad_y))
+            self.add_grads(grad_y, x)
             return self.adjoint(grad_y, x.shape) if input_grad else None
 
         return y, Backward(backward, y)
 
-    def adjoint(self, grad_y: np.ndarray, input_shape: tuple[int, ...]) -> np.ndarray:
-        """Return the gradient to an input of this shape."""
-        return self.input_grad(grad_y, self.weight.data, input_shape, **self._grad_options)
+    def add_grads(self, grad_y: np.ndarray, x: np.ndarray) -> None:
+        """Add the gradients of the parameters, for an output's gradient and its input."""
+        options = self._grad_options
+        self.weight.add_grad(self.weight_grad(grad_y, x, self.weight.shape, **options))
+        if self.bias is not None:
+            self.bias.add_grad(F.bias_grad(grad_y))
+
+    def adjoint(
+        self, grad_y: np.ndarray, input_shape: tuple[int, ...], **ending: Any
+    ) -> np.ndarray:
+        """Return the gradient to an input of this shape; `ending` is as for `output`."""
+        options = {**self._grad_options, **ending}
+        return self.input_grad(grad_y, self.weight.data, input_shape, **options)
 
     @property
     def _grad_options(self) -> dict[str, Any]:
@@ -72,6 +91,7 @@ class Conv2d(_Convolution):
     ((4, 8, 5, 5), (4, 3, 9, 9))
     """
 
+    function = staticmethod(F.conv2d)
     weight_grad = staticmethod(F.conv2d_weight_grad)
     input_grad = staticmethod(F.conv2d_input_grad)
 
@@ -98,12 +118,6 @@ class Conv2d(_Convolution):
         geometry.conv((1, channels, *smallest), shape, stride, padding, dilation, groups)
         super().__init__(shape, out_channels if bias else None, rng, dtype)
         self.options = dict(stride=stride, padding=padding, dilation=dilation, groups=groups)
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Inference: (N, in, H, W) -> (N, out, H', W')."""
-        return F.conv2d(
-            x, self.weight.data, self.bias_data, **self.options, precision=self.precision
-        )
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the output for an input of this shape."""
@@ -138,6 +152,7 @@ class ConvTranspose2d(_Convolution):
     (4, 3, 9, 9)
     """
 
+    function = staticmethod(F.conv_transpose2d)
     weight_grad = staticmethod(F.conv_transpose2d_weight_grad)
     input_grad = staticmethod(F.conv_transpose2d_input_grad)
 
@@ -168,12 +183,6 @@ class ConvTranspose2d(_Convolution):
         super().__init__(shape, out_channels if bias else None, rng, dtype)
         self.options = dict(stride=stride, padding=padding, output_padding=output_padding)
         self.options |= dict(groups=groups, dilation=dilation)
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Inference: (N, in, H, W) -> (N, out, H', W')."""
-        return F.conv_transpose2d(
-            x, self.weight.data, self.bias_data, **self.options, precision=self.precision
-        )
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the output for an input of this shape."""

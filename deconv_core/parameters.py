@@ -166,8 +166,9 @@ class Layer:
         Parameters
         ----------
         where : "cpu" or "cuda"
-        precision : of the layers' products on CUDA: "float32", "tf32", "3xtf32" (float32's accuracy
-            on tensor cores), or None for float32's accuracy in the way that suits the GPU
+        precision : of the layers' products on CUDA: "float32"; "tf32", on tensor cores, each off by
+            up to 2**-10 of itself; "3xtf32", on tensor cores, off by up to 2**-21; or None for
+            float32's accuracy (the first or the last) in the way that suits the GPU
 
         Returns
         -------

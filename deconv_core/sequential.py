@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from deconv_core import device
 from deconv_core.affine import Tail, affine_from, cheapest_tail
+from deconv_core.fusion import fused
 from deconv_core.layers import Flatten
 from deconv_core.parameters import Backward, Layer
 from deconv_core.slices import fitting
@@ -114,7 +115,7 @@ class Sequential(Layer):
     def forward(self, x: np.ndarray) -> tuple[np.ndarray, Backward]:
         """Training: return the output and its backward pass."""
         steps: list[Backward] = []
-        for layer in self._layers.values():
+        for layer in _for_device(self._layers.values(), x):
             x, step = layer.forward(x)
             steps.append(step)
 
@@ -150,9 +151,14 @@ class Sequential(Layer):
 
 def _run(layers: Sequence[Layer], x: np.ndarray) -> np.ndarray:
     """Apply the layers one after another."""
-    for layer in layers:
+    for layer in _for_device(layers, x):
         x = layer(x)
     return x
+
+
+def _for_device(layers: Iterable[Layer], x: Any) -> Iterable[Layer]:
+    """Return layers that do the same, as they are run on the device of `x`."""
+    return fused(layers) if device.of(x) == "cuda" else layers
 
 
 def _shapes(layers: Sequence[Layer], shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:

@@ -133,10 +133,13 @@ class Machine:
 
     def put(self, register: str, value: np.ndarray) -> None:
         """Set a register of the active threads."""
-        dtype = REGISTERS[re.match(r"%[a-z]+", register)[0]]
+        dtype = np.dtype(REGISTERS[re.match(r"%[a-z]+", register)[0]])
         if register not in self.registers:
             self.registers[register] = np.zeros(self.threads, dtype)
-        self.registers[register][self.active] = np.asarray(value).view(dtype)
+        value = np.asarray(value)
+        if value.itemsize < dtype.itemsize:  # a load extends what it loads, by its sign or zeros
+            value = value.astype(f"{value.dtype.kind}{dtype.itemsize}")
+        self.registers[register][self.active] = value.view(dtype)
 
     def address(self, operand: str) -> np.ndarray:
         """Return ``[register + offset]``, in bytes."""

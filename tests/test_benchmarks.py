@@ -248,3 +248,23 @@ def test_everybodys_ddnet_is_ddnet(worker: Any, tmp_path: Path, side: str) -> No
     worker.prepare(side, f"{side}:inference", tmp_path / "case.npz", found.options)
     logits = worker.result(side, tmp_path / "logits.npy")
     assert exact.error(logits, exact.ddnet(weights, x)) < 1e-5
+
+
+def test_the_roofline_of_an_unknown_gpu_is_not_guessed() -> None:
+    gpu = load("gpu")
+    assert gpu.peaks((6, 1), 1e9) is None
+    peaks = gpu.peaks((9, 0), 1e9)
+    assert peaks["float32"] < peaks["3xtf32"] < peaks["tf32"] < 3.1 * peaks["3xtf32"]
+    roofline = object.__new__(gpu.Roofline)
+    roofline.bytes, roofline.flops = 1e9, peaks
+    assert roofline.share(2.0, peaks["tf32"], 0, "tf32") == 0.5
+    assert roofline.share(2.0, 0, 1e9, "tf32") == 0.5
+    roofline.flops = None
+    assert roofline.share(2.0, 1.0, 1.0, "tf32") is None
+
+
+def test_a_rival_with_other_losses_is_not_timed() -> None:
+    gpu = load("gpu")
+    gpu.validate("ours", "float32", [2.0, 1.0], [2.001, 1.0])
+    with pytest.raises(SystemExit, match="ours: losses at float32"):
+        gpu.validate("ours", "float32", [2.02, 1.0], [2.0, 1.0])

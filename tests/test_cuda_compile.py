@@ -18,7 +18,7 @@ from numba.cuda import types
 
 from deconv_core.cuda import driver, elementwise, fold, loss, offline, pool, update
 
-PTXAS = offline.find_ptxas()
+PTXAS = offline.find_tool("ptxas")
 F4, F8, I8 = (types.Array(t, 1, "C") for t in (types.float32, types.float64, types.int64))
 RANGES = types.Array(types.int64, 2, "C")
 N, S, D, B = types.int64, types.float32, types.float64, types.boolean

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -106,21 +108,98 @@ def test_any_geometry(case: Case) -> None:
     check(passes(case, None), "float32")
 
 
-@settings(max_examples=4)
+@pytest.mark.parametrize("precision", ["tf32", "3xtf32"])
+@settings(max_examples=6)
 @given(cases(most=6))
-def test_any_geometry_on_tensor_cores(case: Case) -> None:
-    assume(case.geometry.batch == 1)
-    check(passes(case, "3xtf32"), "3xtf32")
+def test_any_geometry_on_tensor_cores(precision: str, case: Case) -> None:
+    assume(case.geometry.batch == 1 and not config.is_depthwise(case.geometry))
+    check(passes(case, precision), precision)
 
 
-@pytest.mark.parametrize("precision", ["float32", "3xtf32"])
-@pytest.mark.parametrize("channels", [3, 20, 70])
-def test_the_tiles_of_a_gpu(channels: int, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each tile of the tables at least once; tiles of many threads are slow to simulate."""
-    monkeypatch.setattr(config, "SIMULATED", False)
-    source = 2 if channels == 20 else 9
-    shape = geometry.conv((1, source, 5, 5), (channels, source, 3, 2), stride=(1, 2), padding=1)
-    check(passes(Case(shape, channels), precision, which=(0, 2)), precision)
+def tiles_of_a_gpu() -> list[Any]:
+    """Return every (kind, precision, tile) of the tables for a GPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, "SIMULATED", False)
+        found = {
+            (kind, precision if tile.tensor else "float32", tile)
+            for kind in ("spread", "dot")
+            for precision in ("float32", "3xtf32")
+            for *_, tile in config.table(kind, precision)
+        }
+    return [
+        pytest.param(*one, id=f"{one[0]}-{one[2].rows}x{one[2].columns}x{one[2].depth}-{one[1]}")
+        for one in sorted(found, key=repr)
+    ]
+
+
+@pytest.mark.parametrize(("kind", "precision", "tile"), tiles_of_a_gpu())
+def test_the_tiles_of_a_gpu(
+    kind: str, precision: str, tile: config.Tile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them once, not quite filled; tiles of many threads are slow to simulate."""
+    tiles: list[config.Tile] = []
+    monkeypatch.setattr(conv, "choose", lambda *_: tiles.append(tile) or tile)
+    rows = tile.rows // 2 + 1
+    shape = geometry.conv((1, 9, 5, 5), (rows, 9, 3, 2), stride=(1, 2), padding=1)
+    which = 0 if kind == "spread" else 2
+    check(passes(Case(shape, rows), precision, which=(which,)), precision)
+    assert tiles == [tile]
+
+
+@st.composite
+def pointwise(draw: st.DrawFn) -> Case:
+    """Draw a 1x1 convolution of pictures whose size four divides."""
+    groups, batch = draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    size = draw(st.sampled_from([(1, 4), (2, 2), (2, 6), (4, 5), (3, 8)]))
+    channels, results = draw(st.integers(3, 9)), draw(st.integers(3, 9))
+    shapes = (batch, groups * channels, *size), (groups * results, channels, 1, 1)
+    return Case(geometry.conv(*shapes, groups=groups), draw(st.integers(0, 1000)))
+
+
+@pytest.mark.parametrize(("precision", "examples"), [("float32", 15), ("3xtf32", 3)])
+def test_pictures_are_copied_by_16_bytes_where_they_can_be(precision: str, examples: int) -> None:
+    """The same bits come out, whatever the width of a copy."""
+
+    @settings(max_examples=examples)
+    @given(pointwise())
+    def run(case: Case) -> None:
+        tiles: list[config.Tile] = []
+        with pytest.MonkeyPatch.context() as patch:
+            tiled = conv.tiled
+            patch.setattr(conv, "tiled", lambda *a: tiles.append(a[2]) or tiled(*a))
+            wide = passes(case, precision, which=(0, 1))
+            assert all(tile.wide for tile in tiles) and len(tiles) == 2
+            patch.setattr(conv, "aligned", lambda array: False)
+            narrow = passes(case, precision, which=(0, 1))
+            assert not any(tile.wide for tile in tiles[2:])
+        check(wide, precision)
+        for (one, _, _), (other, _, _) in zip(wide, narrow, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+    run()
+
+
+@pytest.mark.parametrize(
+    ("shape", "weight", "options"),
+    [
+        ((1, 4, 3, 5), (4, 4, 1, 1), {}),
+        ((1, 4, 4, 4), (4, 4, 1, 1), {"padding": 1}),
+        ((1, 4, 4, 4), (4, 4, 1, 1), {"stride": 2}),
+        ((1, 4, 4, 4), (4, 4, 1, 3), {"padding": (0, 1)}),
+    ],
+)
+def test_what_does_not_lie_in_fours_is_not_copied_so(
+    shape: Any, weight: Any, options: dict[str, Any]
+) -> None:
+    for adjoint in (False, True):
+        assert not plan.in_quads(geometry.conv(shape, weight, **options), adjoint)
+
+
+def test_an_array_may_begin_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conv, "SIMULATED", False)
+    for address, expected in ((512, True), (528, True), (516, False)):
+        array = SimpleNamespace(device_ctypes_pointer=ctypes.c_uint64(address))
+        assert conv.aligned(array) == expected
 
 
 def test_tf32_is_not_float32() -> None:
@@ -168,8 +247,10 @@ def test_outside_of_the_source_nothing_is_read() -> None:
     assert np.isfinite(y[[0, 2]]).all() and np.isnan(y[1]).all()
 
 
-@pytest.mark.parametrize("sizes", [(0, 3, 5), (1, 1, 1), (3, 10, 70), (9, 2, 33)])
-@pytest.mark.parametrize("precision", ["float32", "3xtf32"])
+@pytest.mark.parametrize(
+    "sizes", [(0, 3, 5), (2, 3, 0), (2, 0, 4), (1, 1, 1), (3, 10, 72), (9, 2, 33)]
+)
+@pytest.mark.parametrize("precision", ["float32", "tf32", "3xtf32"])
 def test_linear(sizes: tuple[int, int, int], precision: str) -> None:
     (batch, out, features), rng = sizes, np.random.default_rng(0)
     shapes = (batch, features), (out, features), (out,), (batch, out)
@@ -185,6 +266,14 @@ def test_linear(sizes: tuple[int, int, int], precision: str) -> None:
     size = [abs(a) for a in double]
     pairs = [[x @ w.T + bias, x @ w.T, dy @ w, dy.T @ x] for x, w, bias, dy in (double, size)]
     check(list(zip([a.copy_to_host() for a in ours], *pairs, strict=True)), precision)
+
+
+def test_linear_s_gradients_are_copied_by_16_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiles, tiled = [], conv.tiled
+    monkeypatch.setattr(conv, "tiled", lambda *a: tiles.append(a[2]) or tiled(*a))
+    dy, x, w = (to_device(np.ones(shape, np.float32)) for shape in ((2, 3), (2, 8), (3, 8)))
+    linear.linear_backward(dy, x, w)
+    assert [tile.wide for tile in tiles] == [True, True]
 
 
 def test_what_cannot_be_done_is_refused_by_name() -> None:

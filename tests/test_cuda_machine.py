@@ -28,6 +28,11 @@ CASES = {
     "groups": geometry.conv((2, 6, 6, 5), (10, 3, 2, 3), (2, 1), (1, 2), (1, 2), groups=2),
     "middle": geometry.conv((1, 9, 6, 6), (40, 9, 3, 3), padding=1),
     "few to many": geometry.conv((1, 3, 5, 5), (36, 3, 3, 3), padding=1),
+    "1x1": geometry.conv((2, 18, 4, 35), (40, 9, 1, 1), groups=2),
+    "depthwise": geometry.conv((2, 3, 9, 35), (3, 1, 3, 5), (2, 1), (1, 3), groups=3),
+    "depthwise transposed": geometry.conv_transpose(
+        (1, 6, 4, 5), (6, 1, 3, 3), stride=2, padding=1, groups=3
+    ),
     "many channels": geometry.conv((1, 20, 4, 5), (70, 20, 1, 2)),
 }
 
@@ -66,6 +71,7 @@ def cc(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Itera
     monkeypatch.setattr(launch, "capability", lambda: request.param)
     monkeypatch.setattr(plan, "to_device", lambda array: array)
     monkeypatch.setattr(conv, "tiled", partial(tiled, request.param))
+    monkeypatch.setattr(conv, "aligned", lambda array: True)
     monkeypatch.setattr(pack, "_kernel", lambda: small(pack.pack, pack.PACK, pack.THREADS))
     added = splitk.add_chunks, conv.ADD_CHUNKS, splitk.THREADS
     monkeypatch.setattr(conv, "_add_chunks", lambda: small(*added))
@@ -152,9 +158,15 @@ def test_relu_and_mask_and_nan(cc: Any) -> None:
 def test_tensor_cores_are_for_those_who_have_them(cc: Any) -> None:
     with pytest.raises(ValueError, match="needs compute capability 8.0, this GPU has 7.5"):
         launch.checked_precision("tf32")
-    assert launch.checked_precision(None) == "float32"
 
 
-@new
-def test_the_default_is_as_accurate_as_float32(cc: Any) -> None:
-    assert launch.checked_precision(None) == "3xtf32"
+@pytest.mark.parametrize(
+    ("cc", "expected"),
+    [
+        ((7, 5), "float32"), ((8, 0), "3xtf32"), ((8, 6), "float32"), ((8, 9), "float32"),
+        ((9, 0), "3xtf32"), ((12, 0), "float32"),
+    ],
+    indirect=["cc"],
+)  # fmt: skip
+def test_the_default_goes_by_the_capability_alone(expected: str, cc: Any) -> None:
+    assert launch.checked_precision(None) == expected

@@ -90,6 +90,38 @@ def test_two_tf32_numbers_make_one_float32(x: float) -> None:
     assert abs(float(big) + float(small) - x) <= 2.0**-22 * abs(x)
 
 
+near_one = st.floats(1, 2, width=32, exclude_max=True)
+WORST = {  # two factors for each whose product's error comes closest to the one that is documented
+    "tf32": (1 + 2.0**-11,) * 2,
+    "3xtf32": (1 + 2.0**-11 - 2.0**-23,) * 2,
+}
+DOCUMENTED = {"tf32": 2.0**-10, "3xtf32": 2.0**-21}
+
+
+def error_of_a_product(x: float, y: float, precision: str) -> float:
+    """Return the error of a product, relative to it, before any sum is rounded."""
+    if precision == "tf32":
+        (a,), (b,) = (mma.to_tf32((np.float32(factor),)) for factor in (x, y))
+        product = float(a) * float(b)
+    else:
+        (a, c), (b, d) = (mma.split((np.float32(factor),)) for factor in (x, y))
+        big, small = (float(a[0]), float(b[0])), (float(c[0]), float(d[0]))
+        product = big[0] * big[1] + small[0] * big[1] + big[0] * small[1]
+    return abs(product - x * y) / (x * y)
+
+
+@pytest.mark.parametrize("precision", DOCUMENTED)
+@given(near_one, near_one)
+def test_a_product_is_as_accurate_as_documented(precision: str, x: float, y: float) -> None:
+    assert error_of_a_product(x, y, precision) <= DOCUMENTED[precision]
+
+
+@pytest.mark.parametrize("precision", DOCUMENTED)
+def test_the_documented_error_is_not_too_large(precision: str) -> None:
+    error = error_of_a_product(*WORST[precision], precision)
+    assert 0.99 * DOCUMENTED[precision] < error <= DOCUMENTED[precision]
+
+
 def test_nan_survives_the_split() -> None:
     for bits in (0x7FC00000, 0x7FFFFFFF, 0xFFFFFFFF):
         x = np.array([bits], np.uint32).view(np.float32)

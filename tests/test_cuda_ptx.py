@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numba
@@ -15,11 +16,12 @@ if importlib.util.find_spec("numba_cuda") is None:
 if numba.config.ENABLE_CUDASIM:
     pytest.skip("the simulator does not compile", allow_module_level=True)
 
-from deconv_core.cuda import config, conv, offline, pack, splitk, spread
+from deconv_core.cuda import config, conv, depthwise, offline, pack, splitk, spread
 from deconv_core.cuda.config import Tile
+from deconv_core.geometry import ceil_div
 
 CAPABILITIES = [(7, 5), (8, 0), (9, 0)]
-PTXAS = offline.find_ptxas()
+PTXAS = offline.find_tool("ptxas")
 MAKERS = {"spread": (spread.spread_kernel, conv.SPREAD), "dot": (splitk.dot_kernel, conv.DOT)}
 
 
@@ -28,10 +30,11 @@ def variants() -> list[Any]:
     found = {}
     for cc in CAPABILITIES:
         for precision in config.PRECISIONS if cc >= (8, 0) else ("float32",):
-            rows = [(kind, row) for kind in MAKERS for row in config.table(kind, precision)]
-            for kind, (_, _, tile) in rows:
+            rows = [(kind, tile) for kind in MAKERS for *_, tile in config.table(kind, precision)]
+            rows += [(kind, replace(tile, wide=True)) for kind, tile in rows if kind == "spread"]
+            for kind, tile in rows:
                 name = precision if tile.tensor else "float32"
-                size = f"{tile.rows}x{tile.columns}x{tile.depth}"
+                size = f"{tile.rows}x{tile.columns}x{tile.depth}" + "-wide" * tile.wide
                 label = f"{kind}-{size}-{name}-sm{cc[0]}{cc[1]}"
                 found[label] = pytest.param(kind, tile, name, cc, id=label)
     return list(found.values())
@@ -50,6 +53,11 @@ def report(
 def count(ptx: str, instruction: str) -> int:
     """Return how often an instruction stands in a kernel."""
     return len(re.findall(rf"^\s*(?:@%p\d+ )?{re.escape(instruction)}", ptx, re.MULTILINE))
+
+
+def writes_together(ptx: str) -> bool:
+    """Return whether a kernel has atomics: what several threads add up has no fixed order."""
+    return bool(re.search(r"^\s*(?:@%p\d+ )?(?:atom|red)\.", ptx, re.MULTILINE))
 
 
 @pytest.mark.parametrize(("kind", "tile", "precision", "cc"), variants())
@@ -71,17 +79,50 @@ def test_a_kernel_is_what_its_tile_says(
     assert count(found.ptx, "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32") == products
     assert count(found.ptx, "fma.rn.f32") == (0 if tile.tensor else tile.depth * sums)
 
-    # What they multiply is read by 16 bytes: on tensor cores each lane has half of a warp's columns
-    # twice, for two of the eight terms.
+    # What is copied in a stage, by 16 bytes and by 4, as often as the code of a copy stands there.
+    source, each = tile.columns // (4 if tile.wide else 1), tile.depth / tile.threads
+    wide, narrow = source * each if tile.wide else 0, 0 if tile.wide else source * each
+    if kind == "spread":
+        wide += ceil_div(tile.depth * tile.rows // 4, tile.threads)
+        places = max(1, source // tile.threads)
+    else:
+        narrow += tile.rows * each
+        places = source * each
+    fetches = count(found.ptx, "cp.async.commit_group") if waits else 2
+    assert fetches in (2, tile.stages)
+    assert count(found.ptx, "cp.async.cg.shared.global") == (fetches * wide if waits else 0)
+    assert count(found.ptx, "cp.async.ca.shared.global") == (fetches * narrow if waits else 0)
+    assert count(found.ptx, "cp.async.wait_group") == int(waits)
+    # The phases, and the tap of a stage; without asynchronous copies also what is copied.
+    tables = 1 + fetches if kind == "spread" else 0
+    assert count(found.ptx, "ld.global.v4") == tables + (0 if waits else fetches * wide)
+
+    # What they multiply is read by 16 bytes, and so are the columns' places: on tensor cores each
+    # lane has half of a warp's columns twice, for two of the eight terms.
     chunks = tile.thread_rows + tile.thread_columns
     if tile.tensor:
         chunks = (tile.thread_rows + tile.thread_columns // 2) // 4
-    assert count(found.ptx, "ld.shared.v4") >= tile.depth * chunks // 4
+    assert count(found.ptx, "ld.shared.v4") == tile.depth * chunks // 4 + fetches * places
     assert count(found.ptx, "ld.local") == count(found.ptx, "st.local") == 0
-    if kind == "spread":
-        assert count(found.ptx, "cp.async.cg.shared.global" if waits else "ld.global.v4") >= 2
-    assert bool(count(found.ptx, "cp.async.ca.shared.global")) == waits
-    assert bool(count(found.ptx, "cp.async.wait_group")) == waits
+    assert not writes_together(found.ptx)
+
+
+DEPTHWISE = [
+    (depthwise.depthwise_spread, conv.DEPTHWISE, config.DEPTHWISE_SPREAD, depthwise.STRIP),
+    (depthwise.depthwise_dot, conv.DOT, config.DEPTHWISE_DOT, config.DEPTHWISE_DOT.columns),
+]
+
+
+@pytest.mark.parametrize("cc", CAPABILITIES)
+@pytest.mark.parametrize(("maker", "signature", "tile", "sums"), DEPTHWISE, ids=["spread", "dot"])
+def test_a_depthwise_kernel_needs_no_tile(
+    maker: Any, signature: Any, tile: Tile, sums: int, cc: tuple[int, int]
+) -> None:
+    found = report(maker(tile, "float32", True), signature, cc, tile.threads, tile.blocks)
+    assert (found.stack, found.spills) == (0, 0)
+    assert found.blocks >= tile.blocks and found.occupancy >= 0.5
+    assert count(found.ptx, "fma.rn.f32") % sums == 0 < count(found.ptx, "fma.rn.f32")
+    assert not writes_together(found.ptx)
 
 
 @pytest.mark.parametrize("cc", CAPABILITIES)
@@ -93,6 +134,7 @@ def test_the_small_kernels_compile(cc: tuple[int, int]) -> None:
         found = report(function, signature, cc, threads, 1)
         assert (found.stack, found.spills) == (0, 0)
         assert found.occupancy == 1
+        assert not writes_together(found.ptx)
 
 
 def test_a_report_counts_what_spills() -> None:

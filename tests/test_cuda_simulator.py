@@ -20,6 +20,7 @@ MODULES = sorted(
 # Modules of NumPy's tests whose float32 calls take their way over CUDA, and which of their tests
 # the simulator has the time for; test_gpu.py runs all of them.
 BY_WAY_OF_CUDA = {
+    "test_functional_bad_input.py": "not only_the_cpu",
     "test_functional_pool.py": "",
     "test_functional_small.py": "not linear",
     "test_functional_conv.py": "by_hand",

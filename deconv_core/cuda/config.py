@@ -8,11 +8,17 @@ for each multiplication, and smaller ones waste less at the edges and leave room
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ..geometry import ConvGeometry
 from .driver import SIMULATED
 
 PRECISIONS = ("float32", "tf32", "3xtf32")
+# The default, by compute capability: "float32" but where three products in TF32 should cost less
+# than one in float32. It is predicted from the units' rates, of which 8.0 and 9.0 have 8 and 7 to 1
+# for TF32, 8.6 and 8.9 no more than 2 to 1, and measured on no GPU. It is never timed when a
+# program runs: the bits of a result must not depend on that.
+DEFAULT_PRECISION = {(8, 0): "3xtf32", (9, 0): "3xtf32"}
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,7 @@ class Tile:
     blocks : blocks that fit on one multiprocessor from compute capability 8.0 on, and at least two
         on 7.5: registers are limited for it, and the tests read it in ptxas's report
     tensor : whether it is for tensor cores
+    wide : whether the source is copied by 16 bytes, as the pictures of a 1x1 convolution allow
     """
 
     rows: int
@@ -40,6 +47,7 @@ class Tile:
     stages: int = 2
     blocks: int = 2
     tensor: bool = False
+    wide: bool = False
 
     @property
     def lanes(self) -> int:
@@ -131,7 +139,7 @@ def table(kind: str, precision: str) -> Table:
     return _DOT_FLOAT32 if precision == "float32" else _DOT_TENSOR
 
 
-def choose(kind: str, precision: str, rows: int, others: int) -> Tile:
+def choose(kind: str, precision: str, rows: int, others: int, wide: bool = False) -> Tile:
     """Return the first tile of the table that is for so many rows, and columns or channels.
 
     Examples
@@ -140,7 +148,30 @@ def choose(kind: str, precision: str, rows: int, others: int) -> Tile:
     True
     """
     tiles = table(kind, precision)
-    return next(tile for high, wide, tile in tiles if rows <= high and others <= wide)
+    tile = next(tile for high, far, tile in tiles if rows <= high and others <= far)
+    return replace(tile, wide=True) if wide else tile
+
+
+# Depthwise convolutions (depthwise.py): groups in which each element takes part in so few products
+# that the smallest tile would be padding for the most part. There a block is one large warp.
+DEPTHWISE = 4
+_LANES = 16 if SIMULATED else 128
+DEPTHWISE_SPREAD = Tile(1, 4 * _LANES, 1, 1, 4 * _LANES, 1, _LANES, blocks=8)
+DEPTHWISE_DOT = Tile(1, 9, _LANES, 1, 9, 1, _LANES, blocks=8)  # nine terms: a 3x3 kernel
+
+
+def is_depthwise(geometry: ConvGeometry) -> bool:
+    """Return whether a convolution's passes are those of depthwise.py.
+
+    Examples
+    --------
+    >>> from deconv_core.geometry import conv
+    >>> is_depthwise(conv((1, 8, 5, 5), (8, 1, 3, 3), groups=8))
+    True
+    """
+    _, channels, *_ = geometry.weight_shape
+    results = geometry.out_channels // geometry.groups
+    return geometry.groups > 1 and channels * results <= DEPTHWISE
 
 
 # A weight gradient is cut into chunks of positions, to have enough blocks for a large GPU: by shape

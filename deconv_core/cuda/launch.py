@@ -8,7 +8,7 @@ from typing import Any
 
 from numba.cuda import types
 
-from .config import PRECISIONS, Tile
+from .config import DEFAULT_PRECISION, PRECISIONS, Tile
 from .driver import SIMULATED, cuda, require
 
 FLOATS, INTEGERS = types.Array(types.float32, 1, "C"), types.Array(types.int32, 1, "C")
@@ -29,7 +29,7 @@ def capability() -> tuple[int, int]:
 
 
 def checked_precision(precision: str | None) -> str:
-    """Return `precision`, or the default: float32's accuracy, on tensor cores where there are any.
+    """Return `precision`, or the device's default, which has float32's accuracy (config.py).
 
     Raises
     ------
@@ -38,7 +38,7 @@ def checked_precision(precision: str | None) -> str:
     """
     tensor = capability() >= ASYNC
     if precision is None:
-        return "3xtf32" if tensor and not SIMULATED else "float32"
+        return "float32" if SIMULATED else DEFAULT_PRECISION.get(capability(), "float32")
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if precision != "float32" and not tensor:

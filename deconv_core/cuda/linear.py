@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..geometry import ConvGeometry, conv
-from .conv import conv_forward, conv_input_grad, dot
+from .conv import add_up, conv_forward, conv_input_grad, dot
 from .elementwise import bias_grad
 from .memory import empty, zeros
 
@@ -33,8 +33,11 @@ def _geometry(batch: int, out: int, features: int) -> ConvGeometry:
 def linear_forward(x: Any, w: Any, bias: Any, *, precision: str | None = None) -> Any:
     """Return ``x @ w.T + bias``."""
     (batch, features), out = x.shape, w.shape[0]
-    if not batch:
-        return empty((0, out), x.dtype)
+    if not batch * out * features:
+        y = empty((batch, out), x.dtype)
+        if y.size:
+            add_up(y.reshape(-1), 0, bias, y)
+        return y
     geometry = _geometry(batch, out, features)
     return dot(_picture(w), _picture(x), bias, geometry, precision).reshape(batch, out)
 
@@ -42,8 +45,8 @@ def linear_forward(x: Any, w: Any, bias: Any, *, precision: str | None = None) -
 def linear_input_grad(dy: Any, w: Any, *, precision: str | None = None) -> Any:
     """Return the gradient to the input, ``dy @ w``."""
     (batch, out), features = dy.shape, w.shape[1]
-    if not batch:
-        return empty((0, features), dy.dtype)
+    if not batch * out * features:
+        return zeros((batch, features), dy.dtype)
     geometry = _geometry(batch, out, features)
     y = conv_forward(_picture(w), _weight(dy), None, geometry, precision=precision)
     return y.reshape(batch, features)
@@ -52,7 +55,7 @@ def linear_input_grad(dy: Any, w: Any, *, precision: str | None = None) -> Any:
 def linear_weight_grad(dy: Any, x: Any, *, precision: str | None = None) -> Any:
     """Return the gradient to the weight, ``dy.T @ x``."""
     (batch, out), features = dy.shape, x.shape[1]
-    if not batch:
+    if not batch * out * features:
         return zeros((out, features), dy.dtype)
     geometry = _geometry(batch, out, features)
     dw = conv_input_grad(_picture(x), _weight(dy), None, geometry, precision=precision)

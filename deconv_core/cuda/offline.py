@@ -59,13 +59,19 @@ class Report:
         return self.blocks * self.threads / THREADS[self.cc]
 
 
-def find_ptxas() -> str | None:
-    """Return the path of ptxas: of the wheel nvidia-cuda-nvcc, or on PATH; None without."""
+def find_tool(name: str) -> str | None:
+    """Return the path of a tool of the CUDA toolkit: of one of NVIDIA's wheels, on PATH, or None.
+
+    Examples
+    --------
+    >>> find_tool("no such tool") is None
+    True
+    """
     spec = importlib.util.find_spec("nvidia")
     for root in spec.submodule_search_locations or [] if spec else []:
-        for path in sorted(Path(root).glob("*/bin/ptxas")):
+        for path in sorted(Path(root).glob(f"*/bin/{name}")):
             return str(path)
-    return shutil.which("ptxas")
+    return shutil.which(name)
 
 
 def compile_ptx(

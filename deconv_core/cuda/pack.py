@@ -43,13 +43,17 @@ def _kernel() -> Any:
     return bounded(pack, PACK, THREADS)
 
 
+def weight_strides(p: Pass, adjoint: bool) -> tuple[int, int, int]:
+    """Return how far apart a weight's rows and its channels lie, and the elements of a kernel."""
+    taps = p.taps
+    return (taps, p.results * taps, taps) if adjoint else (p.channels * taps, taps, taps)
+
+
 def pack_weights(w: Any, table: Any, p: Pass, adjoint: bool) -> Any:
     """Return the weights of a pass, packed."""
-    kernel = p.taps
-    strides = (p.channels * kernel, kernel) if not adjoint else (kernel, p.results * kernel)
     result = empty(p.groups * p.taps * p.padded * p.padded_rows, w.dtype)
     check_size(weights=result.size)
     _kernel()[grid(ceil_div(result.size, THREADS), THREADS)](
-        w.reshape(-1), table, result, *strides, kernel, p
+        w.reshape(-1), table, result, *weight_strides(p, adjoint), p
     )
     return result

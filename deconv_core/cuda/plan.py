@@ -80,12 +80,34 @@ def _taps(rows: Sweep, columns: Sweep) -> tuple[list[list[int]], list[list[int]]
     return phases, taps
 
 
+def _sweeps(geometry: ConvGeometry, adjoint: bool) -> tuple[Sweep, Sweep, bool]:
+    """Return what a pass does along rows and columns, and whether pictures are as long rows."""
+    sweep = adjoint_sweep if adjoint else forward_sweep
+    rows, columns = sweep(geometry.rows), sweep(geometry.cols)
+    plain = plain_sweeps(rows, columns)
+    return (*(plain or (rows, columns)), plain is not None)
+
+
+@lru_cache(maxsize=1024)
+def in_quads(geometry: ConvGeometry, adjoint: bool) -> bool:
+    """Return whether positions come in fours that lie side by side in the source.
+
+    So it is in a 1x1 convolution with stride 1 and no padding, of pictures whose size four divides.
+
+    Examples
+    --------
+    >>> from deconv_core.geometry import conv
+    >>> in_quads(conv((1, 8, 6, 6), (4, 8, 1, 1)), False)
+    True
+    """
+    _, columns, plain = _sweeps(geometry, adjoint)
+    return plain and columns.count % 4 == 0
+
+
 @lru_cache(maxsize=1024)
 def spread_plan(geometry: ConvGeometry, adjoint: bool, tile: Tile) -> tuple[Pass, Any]:
     """Return the numbers of a pass, and its phases and taps as a device array."""
-    sweep = adjoint_sweep if adjoint else forward_sweep
-    rows, columns = sweep(geometry.rows), sweep(geometry.cols)
-    rows, columns = plain_sweeps(rows, columns) or (rows, columns)
+    rows, columns, _ = _sweeps(geometry, adjoint)
     channels, results = (
         n // geometry.groups for n in (geometry.in_channels, geometry.out_channels)
     )

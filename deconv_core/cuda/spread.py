@@ -49,12 +49,15 @@ def fetcher(tile: Tile, copy1: Callable[..., Any], copy4: Callable[..., Any]) ->
     """Return the device function that copies a stage: the next channels of a tap.
 
     All elements of a stage share the tap, and those that one thread copies share the position (or
-    a few of them), so what is inside the source is decided once, not for each element.
+    a few of them, or four side by side), so what is inside the source is decided once, not for each
+    element.
     """
     depth, threads, width = tile.depth, tile.threads, tile.columns
     a_pitch, b_pitch, b_first = tile.row_pitch, tile.column_pitch, tile.depth * tile.row_pitch
     quads = tile.rows // 4
-    runs, step = max(1, width // threads), max(1, threads // width)
+    each, copy = (4, copy4) if tile.wide else (1, copy1)  # elements of a copy
+    across = width // each
+    runs, step = max(1, across // threads), max(1, threads // across)
     turns, weight_turns = depth // step, -(-depth * quads // threads)
 
     @cuda.jit(device=True)
@@ -69,16 +72,16 @@ def fetcher(tile: Tile, copy1: Callable[..., Any], copy4: Callable[..., Any]) ->
                 copy4(buffer, at + k * a_pitch + 4 * quad, weights, start, True)
         down, right, _, _ = load4(table, 4 * (p.phases + tap))
         plane = i32(p.source_height * p.source_width)
-        k = thread // width if step > 1 else 0
+        k = thread // across if step > 1 else 0
         for run in range(runs):
-            column = thread % width + run * threads
+            column = (thread % across + run * threads) * each
             start, h, w, _ = load4(columns, 4 * column)
             inside = within(h + down, p.source_height) and within(w + right, p.source_width)
             left = i32(p.channels - channel - k) if inside else i32(0)
             start = i32(start + down * p.source_width + right + (channel + k) * plane)
             to = i32(at + b_first + k * b_pitch + column)
             for turn in range(turns):
-                copy1(
+                copy(
                     buffer, to + turn * step * b_pitch, source, start + turn * step * plane,
                     turn * step < left,
                 )  # fmt: skip

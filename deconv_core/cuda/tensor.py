@@ -5,10 +5,12 @@ digits. "3xtf32" gets them back: but for an error of 2**-22 of x, ``x = big + sm
 numbers, and of the four products only small * small is too little to matter. The small products
 are added first.
 
-Error against float64, relative to the sum of the terms' magnitudes: up to 2**-11 for "tf32"; for
-"float32" and "3xtf32" 2**-24 for each rounding as the sum grows, which in long sums is most of it.
-(Tensor cores round their sums towards zero, the other units to nearest.) In "3xtf32" an infinity
-comes out as NaN, for its small part is infinity minus infinity.
+Error of one product against float64, relative to it: up to 2**-10 in "tf32", which rounds both
+factors; up to 2**-21 in "3xtf32", half of it from small * small; none in "float32". To it comes, in
+all three, up to 2**-24 of the sum for each rounding as that grows, which in long sums is most of
+the error of the last two. (Tensor cores round their sums towards zero, which may double that, the
+other units to nearest.) In "3xtf32" an infinity comes out as NaN, for its small part is infinity
+minus infinity.
 """
 
 from __future__ import annotations

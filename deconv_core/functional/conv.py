@@ -11,6 +11,7 @@ from deconv_core import geometry
 from deconv_core.arguments import integer
 
 from . import checks
+from .ending import masked, rectified
 
 Array = np.ndarray[Any, Any]
 
@@ -25,6 +26,7 @@ def conv2d(
     groups: int = 1,
     *,
     precision: str | None = None,
+    relu: bool = False,
 ) -> Array:
     """Convolve: ``y[o, i, j] = b[o] + sum x[c, s*i + d*u - p, s*j + d*v - p] * w[o, c, u, v]``.
 
@@ -36,6 +38,7 @@ def conv2d(
     stride, padding, dilation : int or pair of int; padding also "same" or "valid"
     groups : int
     precision : "float32", "tf32", "3xtf32" or None for the best; other than float32 on CUDA only
+    relu : whether to return ``max(y, 0)``, which on CUDA costs nothing
 
     Returns
     -------
@@ -56,6 +59,8 @@ def conv2d(
     shape = geometry.conv(x.shape, weight.shape, stride, padding, dilation, groups)
     checks.bias(bias, shape.out_channels, weight)
     exact = checks.precision(kernels, precision)
+    if relu:
+        return rectified(kernels, kernels.conv_forward, (x, weight, bias, shape), exact)
     return kernels.conv_forward(x, weight, bias, shape, **exact)
 
 
@@ -69,10 +74,13 @@ def conv2d_input_grad(
     groups: int = 1,
     *,
     precision: str | None = None,
+    mask: Array | None = None,
 ) -> Array:
     """Gradient of `conv2d` to its input, of shape `input_shape`: the adjoint map, applied.
 
-    Parameters are those of `conv2d`, with `grad_output` of its output's shape.
+    Parameters are those of `conv2d`, with `grad_output` of its output's shape. With `mask`, an
+    array like the input, the result is zero where that is not positive: if the input is a ReLU's
+    output, this is the gradient to what went into the ReLU, which on CUDA costs nothing.
 
     Examples
     --------
@@ -84,6 +92,9 @@ def conv2d_input_grad(
     shape = geometry.conv(size, weight.shape, stride, padding, dilation, groups)
     checks.shape_is("grad_output", grad_output.shape, shape.output_shape, f"input {size}")
     exact = checks.precision(kernels, precision)
+    if mask is not None:
+        arguments = grad_output, weight, None, shape
+        return masked(mask, size, kernels, kernels.conv_input_grad, arguments, exact)
     return kernels.conv_input_grad(grad_output, weight, None, shape, **exact)
 
 
@@ -128,6 +139,7 @@ def conv_transpose2d(
     dilation: Any = 1,
     *,
     precision: str | None = None,
+    relu: bool = False,
 ) -> Array:
     """Transposed convolution: the adjoint (`conv2d_input_grad`) of the same weight's `conv2d`.
 
@@ -140,7 +152,7 @@ def conv_transpose2d(
     output_padding : int or pair of int, below stride or below dilation: rows and columns added at
         the end, which picks one of the sizes that the convolution would map to (H, W)
     groups : int
-    precision : as for `conv2d`
+    precision, relu : as for `conv2d`
 
     Returns
     -------
@@ -163,6 +175,8 @@ def conv_transpose2d(
     )
     checks.bias(bias, shape.in_channels, weight)
     exact = checks.precision(kernels, precision)
+    if relu:
+        return rectified(kernels, kernels.conv_input_grad, (x, weight, bias, shape), exact)
     return kernels.conv_input_grad(x, weight, bias, shape, **exact)
 
 
@@ -176,10 +190,12 @@ def conv_transpose2d_input_grad(
     dilation: Any = 1,
     *,
     precision: str | None = None,
+    mask: Array | None = None,
 ) -> Array:
     """Gradient of `conv_transpose2d` to its input: the convolution that it is the adjoint of.
 
-    Parameters are those of `conv_transpose2d`; its output_padding follows from the shapes.
+    Parameters are those of `conv_transpose2d`; its output_padding follows from the shapes. `mask`
+    is as for `conv2d_input_grad`.
 
     Examples
     --------
@@ -192,6 +208,9 @@ def conv_transpose2d_input_grad(
     size = checks.sizes("input_shape", input_shape, 4)
     shape = _adjoint(grad_output.shape, size, weight.shape, stride, padding, groups, dilation)
     exact = checks.precision(kernels, precision)
+    if mask is not None:
+        arguments = grad_output, weight, None, shape
+        return masked(mask, size, kernels, kernels.conv_forward, arguments, exact)
     return kernels.conv_forward(grad_output, weight, None, shape, **exact)
 
 
