@@ -19,6 +19,7 @@ from unittest import mock
 import numpy as np
 
 from deconv_core.cpu import conv, gemmplan, linear, tilegradplan
+from deconv_core.cpu.blocking import covered
 from deconv_core.cpu.config import MACHINE
 from deconv_core.cpu.conv import choose, choose_grad
 from deconv_core.cpu.gemmplan import GemmPlan
@@ -73,11 +74,11 @@ def spread_loads(plan: Plan, itemsize: int) -> tuple[int, ...]:
     """Return the multiply-adds of a forward pass's or an input gradient's tasks."""
     p, width = plan.numbers[0], MACHINE.vector_bytes // itemsize
     each = int(p["source_channels"]) * len(plan.taps)
-    steps = [(int(unit[2]), int(unit[4]) * width) for unit in plan.units]
+    tiles = [(int(unit[2]), int(unit[4])) for unit in plan.units]
     return tuple(
-        each * lanes * sum(ceil_div(length, step) * step for length in run)
+        each * lanes * sum(covered(length, lanes, vectors, width) for length in run)
         for run in plan.runs
-        for lanes, step in steps
+        for lanes, vectors in tiles
     )
 
 

@@ -92,9 +92,10 @@ def loads(rng: np.random.Generator) -> None:
 
     def spread_tile(*given: Any) -> None:
         nonlocal made
-        lanes, channels, taps = given[0], given[6], given[9] - given[8]
-        vectors = dict(MACHINE.spread)[lanes]
-        made += lanes * vectors * (MACHINE.vector_bytes // 8) * channels * taps
+        lanes, count, channels, taps = given[0], given[1], given[7], given[10] - given[9]
+        width = MACHINE.vector_bytes // 8
+        one = lanes == MACHINE.spread[0][0] and count <= width
+        made += lanes * (1 if one else dict(MACHINE.spread)[lanes]) * width * channels * taps
         tile.spread(*given)
 
     def dot_tile(*given: Any) -> None:

@@ -89,6 +89,16 @@ def tiles(lanes: int, table: tuple[tuple[int, int], ...]) -> list[tuple[int, int
     return tiles
 
 
+def covered(length: int, lanes: int, vectors: int, width: int) -> int:
+    """Return the positions that tiles of `lanes` by `vectors` of `width` compute for `length`.
+
+    The last of those with the most lanes may be of a single vector (tile.py).
+    """
+    step, most = vectors * width, MACHINE.spread[0][0]
+    rest = length % step
+    return length - rest + (width if lanes == most and rest <= width else step) * (rest > 0)
+
+
 def line_stride(elements: int, itemsize: int) -> int:
     """Round up to an odd number of cache lines: planes then never fight for the same cache sets."""
     line = 64 // itemsize

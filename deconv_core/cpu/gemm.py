@@ -50,7 +50,7 @@ def _multiply(
             at = chunk * tiles * p.region + before * LANES + phase * width
             for tile in range(tiles):
                 spread(
-                    LANES, columns, at + tile * p.region,
+                    LANES, block, columns, at + tile * p.region,
                     weights, before * block, taps * block, channels, weight_at, 0, taps, none, 0,
                     panel, (phase * tiles + tile) * LANES * block, block, 1 if chunk == 0 else 0,
                 )  # fmt: skip

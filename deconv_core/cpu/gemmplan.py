@@ -17,7 +17,7 @@ import numpy as np
 
 from ..geometry import ConvGeometry, ceil_div
 from ..sweep import Sweep, adjoint_sweep, forward_sweep
-from .blocking import line_stride
+from .blocking import covered, line_stride
 from .config import (
     CHUNK_ROWS,
     COLUMN_BYTES,
@@ -123,11 +123,11 @@ def _made(plan: Plan) -> int:
     """Return the products that the register tiles of another plan make."""
     each = plan.numbers[0]["source_channels"] * len(plan.taps)
     width = MACHINE.vector_bytes // plan.itemsize
-    steps = Counter((int(unit[2]), int(unit[4]) * width) for unit in plan.units)
+    tiles = Counter((int(unit[2]), int(unit[4])) for unit in plan.units)
     return int(each) * sum(
-        times * count * lanes * ceil_div(length, step) * step
+        times * count * lanes * covered(length, lanes, vectors, width)
         for length, times in Counter(chain.from_iterable(plan.runs)).items()
-        for (lanes, step), count in steps.items()
+        for (lanes, vectors), count in tiles.items()
     )
 
 

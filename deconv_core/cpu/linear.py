@@ -125,7 +125,7 @@ def _combine_strip(m, weights, y, channels, columns, units, first, last, panel, 
         whole = (last - first) // step * step
         for at in range(first, first + whole, step):
             spread(
-                lanes, weights, lane * channels, m, at, columns, channels,
+                lanes, step, weights, lane * channels, m, at, columns, channels,
                 taps, 0, 1, none, 0, y, lane * columns + at, columns, 1,
             )  # fmt: skip
         rest, start = last - first - whole, first + whole
@@ -136,7 +136,7 @@ def _combine_strip(m, weights, y, channels, columns, units, first, last, panel, 
                 for i in range(rest, step):
                     packed[c * step + i] = 0
             spread(
-                lanes, weights, lane * channels, packed, 0, step, channels,
+                lanes, rest, weights, lane * channels, packed, 0, step, channels,
                 taps, 0, 1, none, 0, result, 0, step, 1,
             )  # fmt: skip
             for l in range(lanes):

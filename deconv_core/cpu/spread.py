@@ -41,7 +41,7 @@ def _plain(x, weights, bias, y, p, taps, image, column, group, first, lanes, at,
         for start in range(column, end, step):
             q = min(start, end - step)
             spread(
-                lanes, weights, at, x, source + q, p.columns, p.source_channels, taps, 0, 1,
+                lanes, step, weights, at, x, source + q, p.columns, p.source_channels, taps, 0, 1,
                 bias, channel, y, target + q, p.columns, 1,
             )  # fmt: skip
 
@@ -89,7 +89,8 @@ def _block(
             for q in range(0, positions, step):
                 for phase in range(begin, end):
                     spread(
-                        lanes, weights, at + lanes * p.source_channels * phase_at[phase],
+                        lanes, positions - q,
+                        weights, at + lanes * p.source_channels * phase_at[phase],
                         packed, q, p.plane, p.source_channels,
                         taps, phase_at[phase], phase_at[phase + 1], none, 0,
                         panel, (phase - begin) * phase_pitch + q, p.panel_pitch, 1,

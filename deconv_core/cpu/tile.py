@@ -166,6 +166,7 @@ if config.DISABLE_JIT:
 
 # Each machine's table of tiles as a chain of literal calls: a literal is what makes the tile's
 # loops unroll. LLVM removes nothing here at run time: it is one comparison per tile.
+_WIDTH = MACHINE.vector_bytes
 _SPREAD = MACHINE.spread + (MACHINE.spread[-1],) * (6 - len(MACHINE.spread))
 _DOT = MACHINE.dot + (MACHINE.dot[-1],) * (4 - len(MACHINE.dot))
 (_S0, _V0), (_S1, _V1), (_S2, _V2), (_S3, _V3), (_S4, _V4), (_S5, _V5) = _SPREAD
@@ -174,7 +175,7 @@ _DOT = MACHINE.dot + (MACHINE.dot[-1],) * (4 - len(MACHINE.dot))
 
 @kernel
 def spread(
-    lanes, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, bias, bias_at,
+    lanes, count, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, bias, bias_at,
     y, y_at, y_pitch, fresh,
 ):  # fmt: skip
     """``y[i, p] = bias[i] + sum(w[c, t, i] * x[c * plane + taps[t] + p])`` over channels, taps t.
@@ -182,10 +183,16 @@ def spread(
     If `fresh` is 0, not 1, the sums are added to `y` instead.
 
     Assumptions: `lanes` is in `MACHINE.spread`; ``p`` runs over the whole vectors that it stands
-    with; `w` is packed (channels, taps, lanes); every array is one-dimensional and holds all that
-    whole vectors reach; `taps` are int64 offsets, those from `tap_at` to `tap_end` apply.
+    with, or for the most lanes over a single one if that holds `count` positions; `w` is packed
+    (channels, taps, lanes); every array is one-dimensional and holds all that whole vectors reach;
+    `taps` are int64 offsets, those from `tap_at` to `tap_end` apply.
     """
-    if lanes == _S0:
+    if lanes == _S0 and count <= _WIDTH // x.itemsize:
+        _spread(
+            _S0, 1, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, bias, bias_at,
+            y, y_at, y_pitch, fresh,
+        )  # fmt: skip
+    elif lanes == _S0:
         _spread(
             _S0, _V0, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, bias, bias_at,
             y, y_at, y_pitch, fresh,

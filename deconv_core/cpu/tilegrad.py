@@ -83,7 +83,7 @@ def _multiply(lanes, columns, sums, p, reads, writes, none, taps, pair, begin, e
         for unit in range(begin, end):
             at = ((pair * p.tiles + unit) * reads.size + tap) * LANES * block
             spread(
-                LANES, lanes, (writes[tap] * p.tiles + unit) * p.positions * LANES,
+                LANES, block, lanes, (writes[tap] * p.tiles + unit) * p.positions * LANES,
                 columns, reads[tap] * p.positions * block, block, count, taps, 0, 1,
                 none, 0, sums, at, block, fresh,
             )  # fmt: skip
