@@ -72,7 +72,7 @@ def _run(panel, packed, offsets, p, units, first, last, positions, sums):
             )  # fmt: skip
 
 
-@kernel(_nrt=True)  # it allocates
+@kernel(inline="always")
 def _chunk(chunk, begin, end, x, dy, partial, p, read_h, read_w, taps, units, scratch):
     """Add up one chunk of blocks, for the units from `begin` to `end`, in `partial`."""
     packed, panel = scratch[: p.packed_size], scratch[p.packed_size :]
@@ -129,7 +129,7 @@ def _add_chunks(partial, first, last):
             total[i] += row[i]
 
 
-@kernel
+@kernel(_nrt=True)  # it allocates
 def _worker(worker, workers, x, dy, partial, plan, tables, scratch):
     """Run the worker's tasks, those of one chunk together, in its row of `scratch`."""
     p = plan[0]

@@ -14,11 +14,12 @@ import os
 import pickle
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numba
-from numba import config
+from numba import config, types
 from numba.core.caching import FunctionCache
 from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
@@ -112,6 +113,14 @@ def _announce() -> None:
         _listeners.pop(0)()
 
 
+def _typed(template: Callable[..., Any], args: Any, kws: Any) -> Any:
+    """Type a call from another kernel; a number written out is one like any other.
+
+    Numba would compile the kernel again for each such number.
+    """
+    return template([types.unliteral(argument) for argument in args], kws)
+
+
 def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     """Compile `function` lazily for the CPU and keep the result on disk.
 
@@ -126,6 +135,7 @@ def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     options.setdefault("_nrt", options.get("parallel", False))
     dispatcher = numba.njit(**options)(function)
     if not config.DISABLE_JIT:
+        dispatcher.get_call_template = partial(_typed, dispatcher.get_call_template)
         # Where no folder of this machine can be written, kernels are compiled every time.
         with contextlib.suppress(RuntimeError):
             dispatcher._cache = KernelCache(function, options)

@@ -32,7 +32,7 @@ _STRIP_BYTES = 1 << 16  # rows of one task of `_combine`, in all
 _NO_TAPS = np.zeros(1, np.int64)
 
 
-@kernel(_nrt=True)  # it allocates
+@kernel(inline="always")
 def _dot_rows(x, w, y, out, units, first, last):
     """``y[n, o] = sum(x[n, k] * w[o, k])`` over the features k in [first, last), for some units."""
     batch, features = y.size // out, x.size // (y.size // out)
@@ -60,7 +60,7 @@ def _dot_rows(x, w, y, out, units, first, last):
                             y[(n + j) * out + o + i] += total
 
 
-@kernel
+@kernel(_nrt=True)  # it allocates
 def _dot_task(task, x, w, partial, out, units, runs, chunk):
     """Run one (run of outputs, chunk of features) task."""
     run, part = divmod(task, partial.shape[0])
@@ -114,7 +114,7 @@ def linear_forward(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None) -> np.
     return y
 
 
-@kernel(_nrt=True)  # it allocates
+@kernel(inline="always")
 def _combine_strip(m, weights, y, channels, columns, units, first, last, panel, taps):
     """Combine the columns [first, last) of all rows of `m` for every unit of lanes."""
     width = _VECTOR_BYTES // m.itemsize
@@ -144,7 +144,7 @@ def _combine_strip(m, weights, y, channels, columns, units, first, last, panel, 
                     y[(lane + l) * columns + start + i] = result[l * step + i]
 
 
-@kernel
+@kernel(_nrt=True)  # it allocates
 def _combine_worker(worker, workers, m, weights, y, channels, columns, units, strip, panels, taps):
     """Combine each `workers`-th strip of columns, with the worker's row of `panels`."""
     for s in range(worker, (columns + strip - 1) // strip, workers):

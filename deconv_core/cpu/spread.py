@@ -46,7 +46,7 @@ def _plain(x, weights, bias, y, p, taps, image, column, group, first, lanes, at,
             )  # fmt: skip
 
 
-@kernel(_nrt=True)  # it allocates
+@kernel(inline="always")
 def _block(
     block, first, last, x, weights, bias, y, p, read_h, read_w, taps, phase_at, units, scratch
 ):
@@ -127,7 +127,7 @@ def _pack_unit(u, w, weights, plan, tables):
         pack_weights(w, weights, unit[3], places, p, unit[0], 0, channels, unit[1], lanes)
 
 
-@kernel
+@kernel(_nrt=True)  # it allocates
 def _worker(worker, workers, x, work, bias, y, plan, tables):
     """Run the worker's tasks, those of one block together.
 

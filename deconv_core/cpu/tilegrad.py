@@ -89,7 +89,7 @@ def _multiply(lanes, columns, sums, p, reads, writes, none, taps, pair, begin, e
             )  # fmt: skip
 
 
-@kernel(_nrt=True)  # it allocates
+@kernel(inline="always")
 def _chunk(chunk, begin, end, x, dy, partial, p, reads, writes, scratch):
     """Run the tasks [begin, end) of one chunk: (group and block of source channels, unit)."""
     columns, rest = scratch[: p.columns_size], scratch[p.columns_size :]
@@ -124,7 +124,7 @@ def _chunk(chunk, begin, end, x, dy, partial, p, reads, writes, scratch):
             )  # fmt: skip
 
 
-@kernel
+@kernel(_nrt=True)  # it allocates
 def _worker(worker, workers, x, dy, partial, plan, reads, writes, scratch):
     """Run the worker's tasks, those of one chunk together, in its row of `scratch`."""
     p = plan[0]
