@@ -168,6 +168,13 @@ def multiply(wherever_possible: bool) -> None:
     choose_again()
 
 
+def choose_as_usual() -> None:
+    """Let kernels be chosen by what pays."""
+    tile(False)
+    gemmplan.GEMM_SHARE, gemmplan.SHARED_MACS = config.GEMM_SHARE, config.SHARED_MACS
+    choose_again()
+
+
 def bits(result: Any) -> list[bytes]:
     """Return a result's exact bits."""
     return [np.asarray(a).tobytes() for a in (result if isinstance(result, tuple) else (result,))]

@@ -37,7 +37,15 @@ def main(dtype: str, where: str) -> None:
     multiplied = results(dtype)
     assert multiplied != plain
 
+    calls.multiply(False)
+    calls.tile(True)
+    tiled = results(dtype)
+    assert tiled != plain
+
     guard_the_pool(where)
+    check(dtype, where, tiled, stepped)
+    calls.tile(False)
+    calls.multiply(True)
     check(dtype, where, multiplied, stepped)
     calls.multiply(False)
     for macs in (config.SHARED_MACS, 0):

@@ -13,7 +13,7 @@ from support import ConvCase, call, conv_cases, transposed_cases
 
 from deconv_core import functional as F
 from deconv_core import geometry, reference
-from deconv_core.cpu import config, gemmplan
+from deconv_core.cpu import config
 from deconv_core.cpu.gemmplan import gemm_grad_plan, gemm_plan
 
 pytestmark = pytest.mark.usefixtures("junk")
@@ -27,8 +27,7 @@ def products() -> Iterator[None]:
     """Run passes as products of matrices wherever they can be."""
     calls.multiply(True)
     yield
-    gemmplan.GEMM_SHARE, gemmplan.SHARED_MACS = config.GEMM_SHARE, config.SHARED_MACS
-    calls.choose_again()
+    calls.choose_as_usual()
 
 
 def check(ours: np.ndarray, function: Any, *arrays: Any, shape: geometry.ConvGeometry) -> None:

@@ -143,7 +143,6 @@ def _cut(rows: Sweep, columns: Sweep, batch: int, most: int, blocks: int) -> dic
         "column_blocks": column_blocks,
         "blocks": ceil_div(batch, images) * row_blocks * column_blocks,
         "image_rows": image_rows,
-        "packed_rows": packed_rows,
         "phase_plane": packed_rows * pitch,
         "positions": ((images - 1) * image_rows + block_rows) * pitch,
     }

@@ -108,7 +108,7 @@ def _layout(rows: Sweep, columns: Sweep, planes: int, width: int, positions: int
     return {
         "pitch": pitch, "images": 1, "block_rows": block_rows,
         "row_blocks": ceil_div(rows.count, block_rows), "block_columns": columns.count,
-        "image_rows": packed_rows, "packed_rows": packed_rows, "phase_plane": packed_rows * pitch,
+        "image_rows": packed_rows, "phase_plane": packed_rows * pitch,
     }  # fmt: skip
 
 

@@ -34,6 +34,7 @@ from .config import (
     SOURCE_COST,
     STREAM_COST,
     SUMS_COST,
+    WEIGHT_COST,
     WORKER_MACS,
 )
 from .plan import Plan, dot_plan, record, spread_plan, sweep_numbers, tap_tables
@@ -165,7 +166,8 @@ def gemm_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> GemmPlan 
     if geometry.macs < SHARED_MACS or not 0 < positions <= GEMM_POSITIONS:
         return None
     most = GEMM_SHARE[phases_written > 1] * _made(spread_plan(geometry, adjoint, itemsize))
-    most /= source * kernel * geometry.groups
+    most = most / (source * kernel * geometry.groups)
+    most += WEIGHT_COST * result * (phases_written > 1)
     products = count * LANES * ceil_div(result, block) * block
     if products > most:
         return None

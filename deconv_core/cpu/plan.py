@@ -30,12 +30,12 @@ _FIELDS = (
     "write_stride_h write_stride_w write_base_h write_base_w "
     "batch rows columns reach_h reach_w "  # positions of one image, halo
     "images block_rows row_blocks block_columns column_blocks blocks chunks "
-    "pitch image_rows packed_rows phase_plane plane positions "  # packed source, in elements
+    "pitch image_rows phase_plane plane positions "  # packed source, in elements
     "panel_pitch packed_size panel_size phase_rows "
     "weight_size scratch_size "  # all units' weights (or sums), one worker's workspace
     "kernel w_lane w_channel streams tile_size lanes_size unit_run "  # weights and their sums
     "panel_plane plain tile line_pitch lines_size "  # Winograd's tiles, their rows
-    "chunk tiles region columns_size"  # products of matrices: rows taken together, tiles, columns
+    "chunk tiles region columns_size"  # products of matrices: rows together, tiles (or units)
 ).split()
 _TABLES = "read_h read_w taps tap_kernel phase_at corners units".split()
 _FIELDS += [f"{table}_{end}" for table in _TABLES for end in ("begin", "end")]

@@ -17,7 +17,14 @@ from numba import prange
 from ..geometry import Axis, ConvGeometry, ceil_div
 from ..memory import empty
 from .arrays import flat
-from .config import CHANNEL_RUN, MACHINE, MAX_CHUNKS, MIN_BLOCKS, PREFETCH_AHEAD
+from .config import (
+    CHANNEL_RUN,
+    MACHINE,
+    MAX_CHUNKS,
+    MIN_BLOCKS,
+    PLANE_POSITIONS,
+    PREFETCH_AHEAD,
+)
 from .depthwise import add_chunks, sum_vectors
 from .jit import kernel
 from .planetile import TAPS, VECTORS, plane_dot, plane_tile
@@ -54,11 +61,11 @@ class PlanesPlan:
 
 
 def is_narrow(geometry: ConvGeometry, itemsize: int) -> bool:
-    """Tell whether pictures are narrower than a vector, and read in place without strides."""
+    """Tell whether pictures are narrower than a vector, not tall, and read without strides."""
     rows, columns = geometry.rows, geometry.cols
-    strides = rows.step, columns.step
     narrow = columns.size == columns.out < MACHINE.vector_bytes // itemsize
-    return MACHINE.masked and narrow and strides == (1, 1)
+    low = max(rows.size, rows.out) * columns.size <= PLANE_POSITIONS  # there are masks for each
+    return MACHINE.masked and narrow and low and (rows.step, columns.step) == (1, 1)
 
 
 def _shifts(axis: Axis, adjoint: bool) -> list[int]:

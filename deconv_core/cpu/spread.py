@@ -68,18 +68,10 @@ def _block(
             if p.tile:
                 across = read_w.size // 4
                 for phase_h in range(read_h.size // 4):
-                    start = packed[16 * phase_h * across * p.phase_plane :]
                     pack_tiles(
-                        x,
-                        start,
-                        p,
-                        phase_h,
-                        block * p.positions,
-                        group,
-                        0,
-                        p.source_channels,
-                        lines,
-                    )
+                        x, packed[16 * phase_h * across * p.phase_plane :], p, phase_h,
+                        block * p.positions, group, 0, p.source_channels, lines,
+                    )  # fmt: skip
             else:
                 pack_source(x, packed, p, read_h, read_w, image, row, column, group)
             packed_group = group

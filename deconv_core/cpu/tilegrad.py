@@ -64,7 +64,7 @@ def _pack_lanes(dy, lanes, panel, p, start, count, group, unit, places, lines):
     width = _VECTOR_BYTES // dy.itemsize
     first, spill = unit * LANES, 1 if LANES <= width else 0
     channels = min(LANES, p.result_channels - first)
-    pack_grad_tiles(dy, panel, 0, p, start, group, first, channels, lines)
+    pack_grad_tiles(dy, panel, p, start, group, first, channels, lines)
     for plane in range(16):
         at = (plane * p.tiles + unit) * p.positions * LANES
         for lane in range(0, channels, width):

@@ -72,7 +72,7 @@ def tile_grad_plan(geometry: ConvGeometry, itemsize: int) -> TileGradPlan | None
     strides = max(axis.read_stride for axis in sweeps)
     cost += line * read * geometry.in_channels * TILED_SOURCE * strides
     cost += line * 16 * geometry.out_channels * TILED_RESULT
-    if cost > GRAD_SHARE * geometry.macs:
+    if cost > GRAD_SHARE * geometry.macs or made * geometry.groups * itemsize > PARTIAL_BYTES:
         return None
 
     most = TILES_BYTES // (read * block * itemsize)
@@ -81,14 +81,14 @@ def tile_grad_plan(geometry: ConvGeometry, itemsize: int) -> TileGradPlan | None
     size = each * count * LANES * block
     chunks = min(blocks, MAX_CHUNKS, ceil_div(GRAD_TASKS, each))
     chunks = max(1, min(chunks, PARTIAL_BYTES // (size * itemsize)))
-    blocks = ceil_div(blocks, chunks) * chunks  # as many in each chunk
+    blocks = ceil_div(blocks, chunks) * chunks  # as many in each chunk, or nearly
     run = ceil_div(ceil_div(total, blocks), width) * width
     blocks = ceil_div(total, run)
     chunks = min(chunks, blocks)
     pitch = line_stride(run + width, itemsize)
     deep = min(rows.count, ceil_div(run - 1, columns.count) + 1)  # rows of tiles
     line_pitch = ceil_div(columns.count + 1, width) * width
-    lines = max(columns.read_stride * (results * deep + 2), results**2 * (deep + 1))
+    lines = max(columns.read_stride * (results * deep + 2), results**2 * deep)
     numbers = {
         "groups": geometry.groups, "source_channels": source, "result_channels": result,
         "batch": geometry.batch, "kernel": geometry.rows.kernel * geometry.cols.kernel,

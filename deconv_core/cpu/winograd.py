@@ -184,11 +184,8 @@ def pack_tiles(x, packed, p, phase_h, start, group, first, last, lines):
 
 
 @kernel
-def pack_grad_tiles(dy, panel, to, p, start, group, first, lanes, lines):
-    """Transform a unit's result channels into `panel`: (plane, unit, lane, tile).
-
-    The unit begins at `to`; behind the last tile there are zeros.
-    """
+def pack_grad_tiles(dy, panel, p, start, group, first, lanes, lines):
+    """Transform some of the gradient's channels, `lanes` from `first` on: (plane, lane, tile)."""
     plane, tile, line = p.panel_plane, p.tile, p.line_pitch
     size, pitch = p.result_h * p.result_w, tile * line
     end = min(start + p.positions, p.batch * p.rows * p.columns)
@@ -210,16 +207,13 @@ def pack_grad_tiles(dy, panel, to, p, start, group, first, lanes, lines):
             deep, line_at = 0, column - left
             while at < until:
                 count = min(p.columns - column, until - at)
-                place = to + lane * p.panel_pitch + at - start
+                place = lane * p.panel_pitch + at - start
                 if tile == 2:
                     _grad_2(panel, place, 4 * plane, plane, lines, line_at, pitch, line, count)
                 else:
                     _grad_3(panel, place, 4 * plane, plane, lines, line_at, pitch, line, count)
                 at, column, deep = at + count, 0, deep + 1
                 line_at = deep * tile * pitch
-        for k in range(16):
-            row = to + k * plane + lane * p.panel_pitch
-            panel[row + end - start : row + p.panel_pitch] = 0
 
 
 @kernel
