@@ -63,7 +63,13 @@ class Machine:
         self.threads = threads
 
     def run(self, blocks: int, arguments: list[Any]) -> None:
-        """Run all blocks; an array counts as the seven numbers that numba makes of it."""
+        """Run all blocks."""
+        self.prepare(arguments)
+        for block in range(blocks):
+            self.run_block(block)
+
+    def prepare(self, arguments: list[Any]) -> None:
+        """Take the arguments; an array counts as the seven numbers that numba makes of it."""
         self.arrays = [a.reshape(-1) for a in arguments if isinstance(a, np.ndarray)]
         self.parameters: list[int] = []
         count = 0
@@ -73,11 +79,10 @@ class Machine:
                 self.parameters += [0, 0, argument.size, 4, SPACE * count, argument.size, 4]
             else:
                 self.parameters += [argument] if isinstance(argument, int) else list(argument)
-        with np.errstate(all="ignore"):
-            for block in range(blocks):
-                self._run_block(block)
 
-    def _run_block(self, block: int) -> None:
+    @np.errstate(all="ignore")
+    def run_block(self, block: int) -> None:
+        """Run one block, to its end."""
         every = np.arange(self.threads)
         self.special = {"%tid.x": every, "%ctaid.x": np.full_like(every, block)}
         self.special["%ntid.x"] = np.full_like(every, self.threads)
