@@ -10,7 +10,8 @@ anything is timed it is validated: a step, PyTorch's too, by three losses, a pas
 result. A share of the roofline is the least time that the arithmetic or the traffic can take,
 whichever is longer, over the time measured; there is none for a step whose tail is a matrix,
 which does less arithmetic, nor for a GPU whose rates are not known here. A precision that the GPU
-does not have is left out.
+does not have is left out. Passes are launched one by one, PyTorch's as well: those of a few tens
+of microseconds are as fast as the host launches them.
 """
 
 from __future__ import annotations
