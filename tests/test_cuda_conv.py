@@ -224,8 +224,14 @@ def test_a_weight_gradient_is_cut_by_shape_alone() -> None:
     )
 
 
-def test_relu_and_its_mask_are_part_of_the_kernels() -> None:
-    shape = geometry.conv((1, 3, 4, 5), (4, 3, 3, 3), padding=1)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        geometry.conv((1, 3, 4, 5), (4, 3, 3, 3), padding=1),
+        geometry.conv((1, 2, 6, 5), (2, 1, 3, 3), padding=1, groups=2),  # depthwise
+    ],
+)
+def test_relu_and_its_mask_are_part_of_the_kernels(shape: geometry.ConvGeometry) -> None:
     x, w, bias, _, dy = Case(shape, 3).arrays()
     x[0, 0, 0, 0] = np.nan
     on = [to_device(a) for a in (x, w, bias, dy)]

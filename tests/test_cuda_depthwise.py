@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -66,20 +64,6 @@ def test_a_long_sum_in_chunks(kernel: tuple[int, int]) -> None:
     check(first, "float32")
     for (one, _, _), (other, _, _) in zip(first, second, strict=True):
         np.testing.assert_array_equal(one, other)
-
-
-def test_relu_and_its_mask_are_part_of_the_kernels() -> None:
-    shape = geometry.conv((1, 2, 6, 5), (2, 1, 3, 3), padding=1, groups=2)
-    x, w, bias, _, dy = Case(shape, 3).arrays()
-    x[0, 0, 0, 0] = np.nan
-    on: list[Any] = [to_device(a) for a in (x, w, bias, dy)]
-    y = conv.conv_forward(on[0], on[1], on[2], shape).copy_to_host()
-    positive = conv.conv_forward(on[0], on[1], on[2], shape, relu=True).copy_to_host()
-    np.testing.assert_array_equal(positive, np.where(y <= 0, np.float32(0), y))
-    assert np.isnan(positive).any() and (y < 0).any()
-    dx = conv.conv_input_grad(on[3], on[1], None, shape).copy_to_host()
-    masked = conv.conv_input_grad(on[3], on[1], None, shape, mask=on[0]).copy_to_host()
-    np.testing.assert_array_equal(masked, np.where(x <= 0, np.float32(0), dx))
 
 
 def test_a_precision_is_checked_here_too() -> None:

@@ -2,7 +2,7 @@
 
 Each is a plan and a pass that follows it, chosen once for a geometry: depthwise (depthwise.py and,
 for narrow pictures, planes.py), as large as the picture (whole.py), by products of matrices
-(gemm.py, gemmgrad.py) where these are cheaper, and by positions (spread.py, dot.py), as nearly all.
+(gemm.py, gemmgrad.py, tilegrad.py) where these are cheaper, or by positions (spread.py, dot.py).
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from .jit import kernel
 from .pack import pack_rows, scatter
 from .rows import prefetch
 from .rowtile import ROWS, RUNS, row_dot, row_tile
+from .tasks import add_chunks
 
 _VECTOR_BYTES, _LENGTHS = MACHINE.vector_bytes, len(RUNS)
 
@@ -180,13 +181,11 @@ def _chunks(begin, end, x, dy, partial, p, read_h, read_w, offsets, scratch):
 
 
 @kernel
-def add_chunks(partial, dw):
-    """Add the rows of `partial` up, in their order."""
+def write_sums(partial, dw):
+    """Write the sums of all chunks, which are added in their order."""
+    add_chunks(partial, 0, dw.size)
     for i in range(dw.size):
-        total = partial[0, i]
-        for chunk in range(1, partial.shape[0]):
-            total += partial[chunk, i]
-        dw[i] = total
+        dw[i] = partial[0, i]
 
 
 @kernel(parallel=True)
@@ -198,7 +197,7 @@ def _chunk_pass(x, dy, dw, plan, read_h, read_w, offsets, tasks, partial, scratc
             i * tasks // workers, (i + 1) * tasks // workers, x, dy, partial, plan[0],
             read_h, read_w, offsets, scratch[i],
         )  # fmt: skip
-    add_chunks(partial, dw)
+    write_sums(partial, dw)
 
 
 def _workspace(plan: DepthPlan, dtype: np.dtype) -> np.ndarray:

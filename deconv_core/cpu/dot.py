@@ -19,7 +19,7 @@ from .jit import kernel
 from .launch import address, array, call
 from .pack import pack_lanes, pack_source
 from .plan import PLAN, Plan
-from .tasks import block_at, count_workers, positions_of, share
+from .tasks import add_chunks, block_at, count_workers, positions_of, share
 from .tile import dot
 
 _VECTOR_BYTES = MACHINE.vector_bytes
@@ -119,16 +119,6 @@ def _write_unit(dw, sums, p, units, u):
             place += p.tile_size
 
 
-@kernel
-def _add_chunks(partial, first, last):
-    """Add all rows of `partial` to the first, in their order, over a range of columns."""
-    total = partial[0, first:last]
-    for chunk in range(1, partial.shape[0]):
-        row = partial[chunk, first:last]
-        for i in range(total.size):
-            total[i] += row[i]
-
-
 @kernel(_nrt=True)  # it allocates
 def _worker(worker, workers, x, dy, partial, plan, tables, scratch):
     """Run the worker's tasks, those of one chunk together, in its row of `scratch`."""
@@ -150,7 +140,7 @@ def _finish_unit(u, partial, dw, plan, tables):
     """Add up the chunks of unit `u` in their order, and write it."""
     p = plan[0]
     units = tables[p.units_begin : p.units_end].reshape(-1, 6)
-    _add_chunks(partial, units[u, 3], units[u, 3] + units[u, 5])
+    add_chunks(partial, units[u, 3], units[u, 3] + units[u, 5])
     _write_unit(dw, partial[0], p, units, u)
 
 

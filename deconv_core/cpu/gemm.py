@@ -28,7 +28,7 @@ from .plan import PLAN
 from .rows import copy
 from .tasks import share
 from .tile import spread
-from .transpose import transpose
+from .transpose import evenly, transpose
 
 _VECTOR_BYTES = MACHINE.vector_bytes
 
@@ -118,9 +118,7 @@ def _worker(
     panel, rest = rest[: p.panel_size], rest[p.panel_size :]
     lines, packed = rest[: p.lines_size], rest[p.lines_size :]
     block, count = VECTORS * (_VECTOR_BYTES // y.itemsize), units.shape[0]
-    places = np.zeros(3 * block, np.int64)
-    for k in range(block):  # each has room for whole vectors of positions
-        places[3 * k], places[3 * k + 2] = k * p.panel_pitch, (k + 1) * p.panel_pitch
+    places = evenly(block, p.panel_pitch)  # each has room for whole vectors of positions
     begin, end = share(worker, workers, p.blocks * count)
     packed_block, packed_group = -1, -1
     for task in range(begin, end):

@@ -26,17 +26,9 @@ from .plan import PLAN
 from .rows import copy
 from .tasks import share
 from .tile import spread
-from .transpose import transpose
+from .transpose import evenly, transpose
 
 _VECTOR_BYTES = MACHINE.vector_bytes
-
-
-@kernel
-def _natural(places, pitch):
-    """Fill `places` (transpose.py) for positions that lie `pitch` elements apart."""
-    for k in range(places.size // 3):
-        places[3 * k], places[3 * k + 1] = k * pitch, 0
-        places[3 * k + 2] = places.size // 3 * pitch
 
 
 @kernel(_nrt=True)  # it allocates
@@ -44,8 +36,7 @@ def _pack_lanes(tile, dy, lanes, plan):
     """Pack one tile of the gradient's channels as (position, lane)."""
     p = plan[0]
     size, width = p.rows * p.columns, _VECTOR_BYTES // dy.itemsize
-    places = np.empty(3 * size, np.int64)
-    _natural(places, LANES)
+    places = evenly(size, LANES)
     group, first = divmod(tile, p.tiles)
     first *= LANES
     count = min(LANES, p.result_channels - first)
@@ -78,8 +69,7 @@ def _worker(
     columns, rest = scratch[worker, : p.columns_size], scratch[worker, p.columns_size :]
     panel, rest = rest[: p.panel_size], rest[p.panel_size :]
     rows, packed = rest[: p.lines_size], rest[p.lines_size :]
-    none, places = np.zeros(LANES, x.dtype), np.empty(3 * p.positions, np.int64)
-    _natural(places, block)
+    none, places = np.zeros(LANES, x.dtype), evenly(p.positions, block)
     begin, end = share(worker, workers, units.shape[0])
     for u in range(begin, end):
         group, first, count = units[u, 0], units[u, 1], units[u, 2]

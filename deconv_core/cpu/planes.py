@@ -25,10 +25,11 @@ from .config import (
     PLANE_POSITIONS,
     PREFETCH_AHEAD,
 )
-from .depthwise import add_chunks, sum_vectors
+from .depthwise import sum_vectors, write_sums
 from .jit import kernel
-from .planetile import TAPS, VECTORS, plane_dot, plane_tile
+from .planetile import VECTORS, plane_dot, plane_tile
 from .rows import prefetch
+from .rowtile import TAPS
 
 _VECTOR_BYTES = MACHINE.vector_bytes
 
@@ -114,16 +115,9 @@ def planes_grad_plan(geometry: ConvGeometry, itemsize: int) -> PlanesPlan:
     parts = ceil_div(channels, run)
     chunks = min(batch, MAX_CHUNKS, ceil_div(MIN_BLOCKS, parts))
     return PlanesPlan(
-        geometry.weight_shape,
-        sizes,
-        channels,
-        kernel,
-        offsets,
-        masks.T.ravel(),
-        run,
-        chunks,
+        geometry.weight_shape, sizes, channels, kernel, offsets, masks.T.ravel(), run, chunks,
         chunks * parts,
-    )
+    )  # fmt: skip
 
 
 @kernel(inline="always")
@@ -197,7 +191,7 @@ def _grad(
             i * tasks // workers, (i + 1) * tasks // workers, x, dy, partial, source, size,
             groups, kernel, offsets, masks, run, scratch[i],
         )  # fmt: skip
-    add_chunks(partial, dw)
+    write_sums(partial, dw)
 
 
 def run_planes(

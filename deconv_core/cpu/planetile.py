@@ -22,9 +22,9 @@ from .config import MACHINE
 from .emit import INDEX, Emitter
 from .jit import kernel
 from .rows import vectors
+from .rowtile import TAPS
 
 VECTORS = (7, 4, 1)  # of positions that one `plane_tile` computes
-TAPS = (9, 3)  # of one `plane_dot`
 
 
 @intrinsic(prefer_literal=True)

@@ -24,7 +24,7 @@ from .rows import vectors
 
 ROWS = 4  # result rows of one tile: each packed row that it loads serves several of them
 RUNS = (3, 2, 1)  # taps in neighbouring rows of one column, which share the rows that are loaded
-TAPS = (9, 3)  # taps of one `row_dot`
+TAPS = (9, 3)  # taps of one `row_dot`, or `plane_dot`
 
 
 def _interleave(emit: Emitter, even: Any, odd: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""How the tasks of a pass are shared out: which block a task is of, and which tasks a worker has.
+"""How the tasks of a pass are shared out, and how what chunks of them sum is added up.
 
 A task is one unit of one block (blocking.py). Each worker takes a run of them, and every element of
 the result has one writer, so the bits do not depend on the number of threads.
@@ -27,6 +27,16 @@ def positions_of(p, image, row):
         return p.positions
     images, rows = min(p.images, p.batch - image), min(p.block_rows, p.rows - row)
     return ((images - 1) * p.image_rows + rows) * p.pitch
+
+
+@kernel
+def add_chunks(partial, first, last):
+    """Add all rows of `partial` to the first, in their order, over a range of columns."""
+    total = partial[0, first:last]
+    for chunk in range(1, partial.shape[0]):
+        row = partial[chunk, first:last]
+        for i in range(total.size):
+            total[i] += row[i]
 
 
 @kernel

@@ -22,23 +22,14 @@ from .config import MACHINE
 from .jit import kernel
 from .launch import address, array, call
 from .plan import PLAN
-from .tasks import share
+from .tasks import add_chunks, share
 from .tile import spread
 from .tilegradplan import LANES, VECTORS, TileGradPlan
-from .transpose import transpose
+from .transpose import evenly, transpose
 from .winograd import pack_grad_tiles, pack_tiles
 from .winoweights import taps_from_tiles
 
 _VECTOR_BYTES = MACHINE.vector_bytes
-
-
-@kernel(_nrt=True)  # it allocates
-def _steps(count, pitch, end):
-    """Return the places, for `transpose`, of `count` vectors that are `pitch` apart."""
-    places = np.zeros(3 * count, np.int64)
-    for k in range(count):
-        places[3 * k], places[3 * k + 2] = k * pitch, k * pitch + end
-    return places
 
 
 @kernel
@@ -98,9 +89,7 @@ def _chunk(chunk, begin, end, x, dy, partial, p, reads, writes, scratch):
     panel, lines = rest[: p.panel_size], rest[p.panel_size :]
     block = VECTORS * (_VECTOR_BYTES // x.itemsize)
     none, taps = np.zeros(LANES, x.dtype), np.zeros(1, np.int64)
-    by_channel = _steps(p.positions, block, block)
-    by_lane = _steps(p.positions, LANES, 0)
-    by_lane[2::3] = p.positions * LANES
+    by_channel, by_lane = evenly(p.positions, block), evenly(p.positions, LANES)
     total = p.batch * p.rows * p.columns
     first, last = chunk * p.blocks // p.chunks, (chunk + 1) * p.blocks // p.chunks
     for b in range(first, last):
@@ -143,15 +132,12 @@ def _finish(index, partial, dw, plan, places, corners):
     p = plan[0]
     width = _VECTOR_BYTES // dw.itemsize
     block, products = VECTORS * width, partial.shape[1] // (p.groups * p.column_blocks * p.tiles)
-    sums = partial[0, index * products : (index + 1) * products]
-    for chunk in range(1, p.chunks):
-        more = partial[chunk, index * products : (index + 1) * products]
-        for i in range(products):
-            sums[i] += more[i]
+    add_chunks(partial, index * products, (index + 1) * products)
+    sums = partial[0, index * products :]
     pair, unit = divmod(index, p.tiles)
     group, part = divmod(pair, p.column_blocks)
     lines, spill = np.empty((p.kernel + 1) * width, dw.dtype), 1 if p.kernel <= width else 0
-    by_channel = _steps(width, p.kernel, 0)
+    by_channel = evenly(width, p.kernel)
     for lane in range(min(LANES, p.result_channels - unit * LANES)):
         row = (group * p.result_channels + unit * LANES + lane) * p.source_channels
         for half in range(0, min(block, p.source_channels - part * block), width):

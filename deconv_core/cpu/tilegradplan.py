@@ -17,12 +17,10 @@ from .config import (
     MAX_CHUNKS,
     PARTIAL_BYTES,
     TILE_LANES_BYTES,
-    TILED_RESULT,
-    TILED_SOURCE,
     TILES_BYTES,
 )
 from .plan import record, sweep_numbers
-from .tiling import fits_tiles, products
+from .tiling import fits_tiles, products, transforms_cost
 
 LANES, VECTORS = MACHINE.spread[0]  # of the register tile: result channels, vectors of source ones
 
@@ -66,12 +64,11 @@ def tile_grad_plan(geometry: ConvGeometry, itemsize: int) -> TileGradPlan | None
         len(rows.taps) * len(columns.taps),
     )
 
-    line = geometry.batch * rows.count * ceil_div(columns.count, width) * width
     made = units * LANES * parts * block * count
     cost = made * (total + GRAD_WEIGHT) * geometry.groups
     strides = max(axis.read_stride for axis in sweeps)
-    cost += line * read * geometry.in_channels * TILED_SOURCE * strides
-    cost += line * 16 * geometry.out_channels * TILED_RESULT
+    channels = geometry.in_channels, geometry.out_channels
+    cost += transforms_cost(rows, columns, geometry.batch, channels, width, strides)
     if cost > GRAD_SHARE * geometry.macs or made * geometry.groups * itemsize > PARTIAL_BYTES:
         return None
 

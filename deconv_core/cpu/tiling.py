@@ -37,6 +37,19 @@ def fits_tiles(rows: Sweep, columns: Sweep) -> bool:
     )
 
 
+def transforms_cost(
+    rows: Sweep, columns: Sweep, batch: int, channels: tuple[int, int], width: int, stride: int
+) -> int:
+    """Return the products that it is worth to transform source and result, in whole vectors.
+
+    The sweeps are those of the tiles, `channels` the source's and the result's.
+    """
+    line = batch * rows.count * ceil_div(columns.count, width) * width
+    read = len(rows.read_phases) * len(columns.read_phases) * channels[0]
+    written = rows.write_stride * columns.write_stride * channels[1]
+    return line * (read * TILED_SOURCE * stride + written * TILED_RESULT)
+
+
 def choose_tiles(work: Pass) -> Tiling | None:
     """Return the tiles of a forward pass or an input gradient, or None if it runs without them.
 
@@ -47,22 +60,18 @@ def choose_tiles(work: Pass) -> Tiling | None:
     reach = work.rows.reach
     strides = [axis.read_stride * axis.write_stride for axis in (work.rows, work.columns)]
     rows, columns = (winograd_sweep(axis, 4 - reach) for axis in (work.rows, work.columns))
-    read, written = (
-        work.rows.read_stride * work.columns.read_stride,
-        work.rows.write_stride * work.columns.write_stride,
-    )
-    line = work.batch * rows.count * ceil_div(columns.count, work.width) * work.width
     step = MACHINE.spread[0][1] * work.width  # of a register tile
     count = ceil_div(work.batch * rows.count * columns.count, step) * step
     channels, weights = work.source * work.result, len(rows.taps) * len(columns.taps)
     cost = (count + TILED_WEIGHT) * weights * channels
-    cost += 16 * read * work.source * line * TILED_SOURCE * max(strides)
-    cost += 16 * written * work.result * line * TILED_RESULT
+    cost += transforms_cost(
+        rows, columns, work.batch, (work.source, work.result), work.width, max(strides)
+    )
     taps = len(work.rows.taps) * len(work.columns.taps)
     direct = taps * work.batch * work.rows.count * work.columns.count * channels
     if cost > TILED_SHARE * direct:
         return None
-    most = TILES_BYTES // (16 * read * work.source * work.itemsize)
+    most = TILES_BYTES // (16 * work.phases * work.source * work.itemsize)
     return Tiling(4 - reach, rows, columns, most)
 
 

@@ -13,6 +13,7 @@ from numba.extending import intrinsic
 
 from .config import MACHINE
 from .emit import INDEX, Emitter
+from .jit import kernel
 
 
 def _square(emit: Emitter, rows: list[Any]) -> list[Any]:
@@ -104,3 +105,12 @@ def _transpose(
 
 if config.DISABLE_JIT:
     transpose = _transpose
+
+
+@kernel(_nrt=True)  # it allocates
+def evenly(count, pitch):
+    """Return the places, for `transpose`, of `count` vectors that begin `pitch` elements apart."""
+    places = np.zeros(3 * count, np.int64)
+    for k in range(count):
+        places[3 * k], places[3 * k + 2] = k * pitch, count * pitch
+    return places

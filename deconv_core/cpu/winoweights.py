@@ -19,7 +19,7 @@ from .config import MACHINE
 from .emit import INDEX, Emitter
 from .jit import kernel
 from .rows import prefetch
-from .transpose import transpose, write_lanes
+from .transpose import evenly, transpose, write_lanes
 
 _VECTOR_BYTES = MACHINE.vector_bytes
 _G = {  # by the number of taps
@@ -120,9 +120,7 @@ def pack_tile_weights(w, packed, p, tap_kernel, phase_at, corners, group, first,
     """
     kernel, width = p.kernel, _VECTOR_BYTES // w.itemsize
     places = _places(p, corners.size // 9, tap_kernel, phase_at, lanes)
-    lines, natural = np.zeros((kernel + 1) * width, w.dtype), np.zeros(3 * kernel, np.int64)
-    for k in range(kernel):
-        natural[3 * k], natural[3 * k + 2] = k * width, lines.size
+    lines, by_tap = np.zeros((kernel + 1) * width, w.dtype), evenly(kernel, width)
     taps = np.empty(corners.size, np.int64)
     for i in range(corners.size):  # the last line is one of zeros
         taps[i] = (corners[i] if corners[i] >= 0 else kernel) * width
@@ -134,7 +132,7 @@ def pack_tile_weights(w, packed, p, tap_kernel, phase_at, corners, group, first,
         for lane in range(0, lanes, width):
             count = min(width, lanes - lane)
             source = start + (first + lane) * p.w_lane
-            transpose(lines, 0, natural, 0, w, source, p.w_lane, count, kernel, 1)
+            transpose(lines, 0, by_tap, 0, w, source, p.w_lane, count, kernel, 1)
             for pair in range(corners.size // 9):
                 if p.tile == 2:
                     _lift_3(
