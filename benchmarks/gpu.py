@@ -10,8 +10,12 @@ anything is timed it is validated: a step, PyTorch's too, by three losses, a pas
 result. A share of the roofline is the least time that the arithmetic or the traffic can take,
 whichever is longer, over the time measured; there is none for a step whose tail is a matrix,
 which does less arithmetic, nor for a GPU whose rates are not known here. A precision that the GPU
-does not have is left out. Passes are launched one by one, PyTorch's as well: those of a few tens
-of microseconds are as fast as the host launches them.
+does not have is left out.
+
+A step is timed as whoever waits for it sees it, by the host's clock. A pass is timed by the GPU's,
+PyTorch's as well: many are enqueued behind a pause long enough that the host is done with them
+before the GPU begins the first, so that what the host needs for a launch does not count. The time
+between two kernels on the GPU does. None of this has run on a GPU yet, only on a pretended one.
 """
 
 from __future__ import annotations
@@ -36,6 +40,8 @@ from deconv_core import device
 from deconv_core import functional as F
 
 TURN_SECONDS = 0.05
+AHEAD = 100  # calls that the host may run ahead by: the driver queues about a thousand launches
+PAUSES = [1 << n for n in range(24, 32)]  # clocks: from a hundredth of a second to one or two
 PRECISIONS = device.PRECISIONS
 # Operations of a multiprocessor in a clock: (on ordinary units, in TF32 on tensor cores).
 RATES = {(7, 5): (128, 0), (8, 0): (128, 1024), (8, 6): (256, 256), (8, 9): (256, 512)}
@@ -44,7 +50,7 @@ TOLERANCE = {"float32": 2e-5, "3xtf32": 2e-5, "tf32": 5e-3}  # of the largest el
 
 
 def seconds(call: Callable[[], Any], repeats: int) -> float:
-    """Return the median seconds of a call, among enough of them in flight to fill a turn."""
+    """Return the median seconds of a call by the host's clock, of enough calls to fill a turn."""
 
     def turn(calls: int) -> float:
         torch.cuda.synchronize()
@@ -59,6 +65,36 @@ def seconds(call: Callable[[], Any], repeats: int) -> float:
     return statistics.median(turn(calls) for _ in range(repeats))
 
 
+def device_seconds(call: Callable[[], Any], repeats: int) -> float:
+    """Return the median seconds that the GPU needs for a call, however slowly the host launches it.
+
+    Raises
+    ------
+    RuntimeError
+        When the GPU gets to the first call before the host is done with the last one, whatever the
+        pause: so it does where a call waits for its result.
+    """
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+
+    def turn(calls: int) -> float:
+        for pause in PAUSES:
+            torch.cuda.synchronize()
+            torch.cuda._sleep(pause)
+            first.record()
+            for _ in range(calls):
+                call()
+            last.record()
+            ahead = not first.query()
+            torch.cuda.synchronize()
+            if ahead:
+                return float(first.elapsed_time(last)) / 1e3 / calls
+        raise RuntimeError("the host does not run ahead of the GPU: does a call wait for it?")
+
+    turn(3)  # compiles, and lets cuDNN choose
+    calls = max(3, min(AHEAD, round(TURN_SECONDS / turn(3))))
+    return statistics.median(turn(calls) for _ in range(repeats))
+
+
 class Roofline:
     """What this GPU can do at most: arithmetic from its data sheet, traffic measured by a copy."""
 
@@ -69,7 +105,7 @@ class Roofline:
         self.flops = peaks(tuple(gpu.compute_capability), cycles)
         source = torch.zeros(1 << 28, device="cuda")
         target = torch.empty_like(source)
-        self.bytes = 2 * source.nbytes / seconds(lambda: target.copy_(source), 5)
+        self.bytes = 2 * source.nbytes / device_seconds(lambda: target.copy_(source), 5)
 
     def share(self, spent: float, flops: float, nbytes: float, precision: str) -> float | None:
         """Return the least time over the time spent, or None where the GPU's rates are unknown."""
@@ -201,9 +237,9 @@ def time_passes(options: argparse.Namespace, roofline: Roofline) -> Iterator[dic
             error = abs(result - exact).max() / abs(exact).max()
             if not error < TOLERANCE[precision]:
                 raise SystemExit(f"{row.name} at {precision}: error {error:.1e}")
-            spent = seconds(ours, options.repeats)
+            spent = device_seconds(ours, options.repeats)
             rivals = [_torch_pass(row, case, torch.float32, last) for last in (False, True)]
-            best = min(seconds(rival, options.repeats) for rival in rivals)
+            best = min(device_seconds(rival, options.repeats) for rival in rivals)
             nbytes = sum(array.nbytes for array in case.values())
             share = roofline.share(spent, 2 * row.geometry.macs, nbytes, precision)
             name = f"{row.name}, {precision}"

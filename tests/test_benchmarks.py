@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -268,3 +269,56 @@ def test_a_rival_with_other_losses_is_not_timed() -> None:
     gpu.validate("ours", "float32", [2.0, 1.0], [2.001, 1.0])
     with pytest.raises(SystemExit, match="ours: losses at float32"):
         gpu.validate("ours", "float32", [2.02, 1.0], [2.0, 1.0])
+
+
+class Gpu:
+    """A GPU and its host, each with a clock: it begins what is enqueued when it has come so far."""
+
+    CLOCKS = 2e9
+
+    def __init__(self) -> None:
+        self.host = self.device = 0.0
+        self.pauses: list[float] = []
+
+    def enqueue(self, launching: float, running: float) -> None:
+        """Let the host launch what the GPU is to run."""
+        self.host += launching
+        self.device = max(self.device, self.host) + running
+
+    def synchronize(self) -> None:
+        """Let the host wait for the GPU."""
+        self.host = max(self.host, self.device)
+
+    def _sleep(self, clocks: int) -> None:
+        """Let the GPU pause."""
+        self.pauses.append(clocks / self.CLOCKS)
+        self.enqueue(0, self.pauses[-1])
+
+    def Event(self, enable_timing: bool) -> Any:
+        """Return an event of this GPU."""
+        event = SimpleNamespace(at=0.0)
+
+        def record() -> None:
+            event.at = self.device = max(self.device, self.host)
+
+        event.record, event.query = record, lambda: event.at <= self.host
+        event.elapsed_time = lambda last: 1e3 * (last.at - event.at)
+        return event
+
+
+@pytest.mark.parametrize("launching", [1e-6, 300e-6, 5e-3])
+def test_a_pass_is_timed_by_the_gpu_and_not_by_its_launches(
+    launching: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, gpu = load("gpu"), Gpu()
+    monkeypatch.setattr(module.torch, "cuda", gpu)
+    spent = module.device_seconds(lambda: gpu.enqueue(launching, 20e-6), 3)
+    assert spent == pytest.approx(20e-6)
+    assert 1 <= max(gpu.pauses) / max(gpu.pauses[0], module.AHEAD * launching) < 2
+
+
+def test_a_pass_that_waits_for_the_gpu_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, gpu = load("gpu"), Gpu()
+    monkeypatch.setattr(module.torch, "cuda", gpu)
+    with pytest.raises(RuntimeError, match="the host does not run ahead"):
+        module.device_seconds(gpu.synchronize, 3)
