@@ -277,7 +277,7 @@ def test_linear(sizes: tuple[int, int, int], precision: str) -> None:
 def test_linear_s_gradients_are_copied_by_16_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
     tiles, tiled = [], conv.tiled
     monkeypatch.setattr(conv, "tiled", lambda *a: tiles.append(a[2]) or tiled(*a))
-    dy, x, w = (to_device(np.ones(shape, np.float32)) for shape in ((2, 3), (2, 8), (3, 8)))
+    dy, x, w = (to_device(np.ones(shape, np.float32)) for shape in ((4, 3), (4, 8), (3, 8)))
     linear.linear_backward(dy, x, w)
     assert [tile.wide for tile in tiles] == [True, True]
 

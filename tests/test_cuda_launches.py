@@ -24,7 +24,8 @@ from deconv_core import device
 from deconv_core.cuda import blocks, config, conv, elementwise, graph, memory, pack, plan, streams
 
 pytestmark = faked
-TILED = {"spread": conv.SPREAD, "dot": conv.DOT, "add_chunks": conv.ADD_CHUNKS, "pack": pack.PACK}
+TILED = {"spread": conv.SPREAD, "few": conv.SPREAD, "dot": conv.DOT}
+TILED |= {"add_chunks": conv.ADD_CHUNKS, "pack": pack.PACK}
 
 
 def test_kernels_are_called_with_the_types_that_are_compiled_in_the_tests() -> None:
@@ -39,6 +40,12 @@ def test_kernels_are_called_with_the_types_that_are_compiled_in_the_tests() -> N
         device.cuda().sgd_step(a, b, None, True, 0.1, 0.0, 0.0, 0.0, False)
         elementwise.add(a, b)
         elementwise.scale(a, 2)
+        conv.conv_forward(
+            there(np.ones((1, 3, 4, 4), np.float32)),
+            there(np.ones((5, 3, 1, 1), np.float32)),
+            None,
+            dc.geometry.conv((1, 3, 4, 4), (5, 3, 1, 1)),
+        )
         conv.conv_weight_grad(
             there(np.ones((64, 3, 32, 32), np.float32)),
             there(np.ones((64, 3, 32, 32), np.float32)),

@@ -82,12 +82,16 @@ def test_tf32_keeps_what_is_not_finite(x: float) -> None:
     np.testing.assert_equal(mma.to_tf32((np.float32(x),))[0], np.float32(x))
 
 
+def as_tf32(x: np.float32) -> float:
+    """Return what tensor cores read of a float32 number."""
+    return float((np.array([x], np.float32).view(np.uint32) & 0xFFFFE000).view(np.float32)[0])
+
+
 @given(finite)
 def test_two_tf32_numbers_make_one_float32(x: float) -> None:
-    (big,), (small,) = mma.split((np.float32(x),))
-    assert float(big) == mantissa(x, 10)
-    assert mantissa(float(small), 10) == float(small)
-    assert abs(float(big) + float(small) - x) <= 2.0**-22 * abs(x)
+    big, small = (as_tf32(*part) for part in mma.split((np.float32(x),)))
+    assert big == mantissa(x, 10)
+    assert abs(big + small - x) <= 2.0**-22 * abs(x)
 
 
 near_one = st.floats(1, 2, width=32, exclude_max=True)
@@ -104,8 +108,8 @@ def error_of_a_product(x: float, y: float, precision: str) -> float:
         (a,), (b,) = (mma.to_tf32((np.float32(factor),)) for factor in (x, y))
         product = float(a) * float(b)
     else:
-        (a, c), (b, d) = (mma.split((np.float32(factor),)) for factor in (x, y))
-        big, small = (float(a[0]), float(b[0])), (float(c[0]), float(d[0]))
+        parts = [mma.split((np.float32(factor),)) for factor in (x, y)]
+        big, small = ([as_tf32(*part[i]) for part in parts] for i in (0, 1))
         product = big[0] * big[1] + small[0] * big[1] + big[0] * small[1]
     return abs(product - x * y) / (x * y)
 
@@ -131,16 +135,30 @@ def test_nan_survives_the_split() -> None:
 
 def test_copies_arrive_when_they_are_waited_for_and_not_before() -> None:
     source, target = np.arange(1, 13, dtype=np.float32), np.full(12, np.nan, np.float32)
-    mma.copy4(target, 0, source, 4, True)
+    mma.copies(1, 4, 0, True)(target, 0, registers.address(source, 4), 0, 1)
     mma.commit()
-    mma.copy1(target, 4, source, 2, True)
-    mma.copy1(target, 5, source, 1 << 20, False)  # reads nothing
+    mma.copies(2, 1, 3, True)(
+        target, 4, registers.address(source, 2), 1 << 20, 1
+    )  # of the second nothing is read
     mma.commit()
     assert np.isnan(target).all()
     mma.waiting(1)()
     np.testing.assert_array_equal(target[:5], [5, 6, 7, 8, np.nan])
     mma.waiting(0)()
-    np.testing.assert_array_equal(target[4:7], [3, 0, np.nan])
+    np.testing.assert_array_equal(target[4:9], [3, np.nan, np.nan, 0, np.nan])
+
+
+@pytest.mark.parametrize("each", [1, 4])
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_column_of_copies_ends_in_zeros(each: int, waits: bool) -> None:
+    source, target = np.arange(1, 41, dtype=np.float32), np.full(32, np.nan, np.float32)
+    mma.copies(4, each, 8, waits)(target, 4, registers.address(source, 8), 4 * 12, 3)
+    mma.commit()
+    mma.waiting(0)()
+    expected = np.full((4, 8), np.nan)
+    expected[:, 4 : 4 + each] = np.arange(each) + [[9], [21], [33], [0]]
+    expected[3, 4 : 4 + each] = 0
+    np.testing.assert_array_equal(target.reshape(4, 8), expected)
 
 
 @pytest.mark.parametrize("index", [-4, 2, 8])
@@ -151,4 +169,15 @@ def test_vector_accesses_are_aligned_and_inside(index: int) -> None:
     with pytest.raises(IndexError):
         registers.store4(array, index, (1, 2, 3, 4))
     with pytest.raises(IndexError):
-        mma.copy4(array, 0, array, index, True)
+        mma.copies(1, 4, 0, True)(array, 0, registers.address(array, index), 0, 1)
+
+
+@pytest.mark.parametrize("index", [-1, 8])
+def test_accesses_do_not_wrap_around(index: int) -> None:
+    array = np.zeros(8, np.float32)
+    with pytest.raises(IndexError, match=f"1 elements at {index} of an array of 8"):
+        registers.load1(array, index)
+    with pytest.raises(IndexError):
+        registers.load_at(registers.address(array, index))
+    with pytest.raises(IndexError):
+        registers.store_at(registers.address(array, index), 1)

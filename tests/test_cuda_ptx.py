@@ -16,7 +16,7 @@ if importlib.util.find_spec("numba_cuda") is None:
 if numba.config.ENABLE_CUDASIM:
     pytest.skip("the simulator does not compile", allow_module_level=True)
 
-from deconv_core.cuda import config, conv, depthwise, offline, pack, splitk, spread
+from deconv_core.cuda import config, conv, depthwise, few, offline, pack, splitk, spread
 from deconv_core.cuda.config import Tile
 from deconv_core.geometry import ceil_div
 
@@ -31,6 +31,7 @@ def variants() -> list[Any]:
     for cc in CAPABILITIES:
         for precision in config.PRECISIONS if cc >= (8, 0) else ("float32",):
             rows = [(kind, tile) for kind in MAKERS for *_, tile in config.table(kind, precision)]
+            rows = [(kind, tile) for kind, tile in rows if not tile.direct]
             rows += [(kind, replace(tile, wide=True)) for kind, tile in rows if kind == "spread"]
             for kind, tile in rows:
                 name = precision if tile.tensor else "float32"
@@ -107,20 +108,24 @@ def test_a_kernel_is_what_its_tile_says(
     assert not writes_together(found.ptx)
 
 
-DEPTHWISE = [
-    (depthwise.depthwise_spread, conv.DEPTHWISE, config.DEPTHWISE_SPREAD, depthwise.STRIP),
-    (depthwise.depthwise_dot, conv.DOT, config.DEPTHWISE_DOT, config.DEPTHWISE_DOT.columns),
+FEW = config.choose("spread", "float32", rows=4, others=1)
+DIRECT = [
+    (depthwise.depthwise_spread, conv.DEPTHWISE, config.DEPTHWISE_SPREAD, depthwise.STRIP, 0.5),
+    (depthwise.depthwise_dot, conv.DOT, config.DEPTHWISE_DOT, config.DEPTHWISE_DOT.columns, 0.5),
+    (few.few_kernel, conv.SPREAD, FEW, FEW.thread_rows * FEW.thread_columns, 0.35),
 ]
 
 
 @pytest.mark.parametrize("cc", CAPABILITIES)
-@pytest.mark.parametrize(("maker", "signature", "tile", "sums"), DEPTHWISE, ids=["spread", "dot"])
-def test_a_depthwise_kernel_needs_no_tile(
-    maker: Any, signature: Any, tile: Tile, sums: int, cc: tuple[int, int]
+@pytest.mark.parametrize(
+    ("maker", "signature", "tile", "sums", "occupancy"), DIRECT, ids=["spread", "dot", "few"]
+)
+def test_a_kernel_that_reads_where_things_lie_needs_no_tile(
+    maker: Any, signature: Any, tile: Tile, sums: int, occupancy: float, cc: tuple[int, int]
 ) -> None:
     found = report(maker(tile, "float32", True), signature, cc, tile.threads, tile.blocks)
     assert (found.stack, found.spills) == (0, 0)
-    assert found.blocks >= tile.blocks and found.occupancy >= 0.5
+    assert found.blocks >= tile.blocks and found.occupancy >= occupancy
     assert count(found.ptx, "fma.rn.f32") % sums == 0 < count(found.ptx, "fma.rn.f32")
     assert not writes_together(found.ptx)
 

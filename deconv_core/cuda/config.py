@@ -35,6 +35,7 @@ class Tile:
         on 7.5: registers are limited for it, and the tests read it in ptxas's report
     tensor : whether it is for tensor cores
     wide : whether the source is copied by 16 bytes, as the pictures of a 1x1 convolution allow
+    direct : whether nothing is copied, but read where it lies (few.py)
     """
 
     rows: int
@@ -48,6 +49,7 @@ class Tile:
     blocks: int = 2
     tensor: bool = False
     wide: bool = False
+    direct: bool = False
 
     @property
     def lanes(self) -> int:
@@ -100,7 +102,7 @@ Table = tuple[tuple[int, int, Tile], ...]  # (at most so many rows, and columns 
 
 # Tiles of a forward pass or an input gradient, by result channels and source channels, each of a
 # group. Few channels leave little to multiply: there tensor cores would be idle most of the time.
-_FEW = (4, ANY, Tile(4, 512, 4, 4, 128, lane_rows=1, lane_columns=32, blocks=6))
+_FEW = (4, ANY, Tile(4, 512, 1, 4, 128, lane_rows=1, lane_columns=32, blocks=6, direct=True))
 _FLOAT32: Table = (
     _FEW,
     (32, ANY, Tile(32, 128, 8, 32, 32, blocks=4)),
@@ -122,18 +124,21 @@ _DOT_FLOAT32: Table = (
 _DOT_TENSOR: Table = (
     (32, 32, Tile(32, 32, 16, 32, 32, stages=3, blocks=9, tensor=True)),
     (ANY, 32, Tile(128, 32, 16, 32, 32, blocks=4, tensor=True)),
-    (64, ANY, Tile(64, 128, 16, 32, 64, stages=3, blocks=3, tensor=True)),
+    (64, ANY, Tile(64, 96, 16, 32, 96, stages=3, blocks=4, tensor=True)),
     (ANY, ANY, Tile(128, 128, 16, 64, 64, blocks=2, tensor=True)),
 )
 # In the simulator each thread is one of Python's: few of them, and little for each to do.
 _TOY: Table = ((ANY, ANY, Tile(8, 8, 4, 8, 8, lane_rows=2, lane_columns=2)),)
+_TOY_FEW: Table = ((2, ANY, Tile(4, 16, 1, 4, 16, lane_rows=1, lane_columns=4, direct=True)), *_TOY)
 _TOY_TENSOR: Table = ((ANY, ANY, Tile(32, 32, 8, 32, 32, tensor=True)),)
 
 
 def table(kind: str, precision: str) -> Table:
     """Return the tiles of "spread" (forward, input gradient) or "dot" (weight gradient)."""
+    if SIMULATED and precision == "float32":
+        return _TOY_FEW if kind == "spread" else _TOY
     if SIMULATED:
-        return _TOY if precision == "float32" else _TOY_TENSOR
+        return _TOY_TENSOR
     if kind == "spread":
         return _FLOAT32 if precision == "float32" else _TENSOR
     return _DOT_FLOAT32 if precision == "float32" else _DOT_TENSOR
@@ -149,7 +154,7 @@ def choose(kind: str, precision: str, rows: int, others: int, wide: bool = False
     """
     tiles = table(kind, precision)
     tile = next(tile for high, far, tile in tiles if rows <= high and others <= far)
-    return replace(tile, wide=True) if wide else tile
+    return replace(tile, wide=wide and not tile.direct)
 
 
 # Depthwise convolutions (depthwise.py): groups in which each element takes part in so few products

@@ -16,6 +16,7 @@ from .blocks import hold
 from .config import DEPTHWISE_DOT, DEPTHWISE_SPREAD, choose, is_depthwise
 from .depthwise import STRIP, depthwise_dot, depthwise_spread
 from .driver import SIMULATED
+from .few import few_kernel
 from .gemm import HAS_BIAS, HAS_MASK, HAS_RELU
 from .launch import FLOATS, INT, INTEGERS, bounded, checked_precision, numbers, tiled
 from .memory import empty, fill_bytes
@@ -68,7 +69,8 @@ def _spread(
     blocks = (
         ceil_div(p.positions, tile.columns) * p.groups * p.phases * (p.padded_rows // tile.rows)
     )
-    tiled(spread_kernel, SPREAD, tile, chosen)[grid(blocks, tile.threads)](
+    maker = few_kernel if tile.direct else spread_kernel
+    tiled(maker, SPREAD, tile, chosen)[grid(blocks, tile.threads)](
         x, weights, *ends, table, y, flags, p
     )
     return result

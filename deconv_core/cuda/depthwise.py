@@ -16,7 +16,7 @@ from typing import Any
 from .config import Tile
 from .driver import cuda
 from .gemm import ALIGN, HAS_BIAS, HAS_MASK, HAS_RELU, ZERO, i32, u32
-from .registers import divided, in_turn, load4, outer, store4, within, zeros
+from .registers import divided, gathered, in_turn, load4, outer, store4, within, zeros
 from .spread import FAR, FLOAT, INT
 
 STRIP = 4  # rows of one thread, each with the same column
@@ -110,26 +110,16 @@ def depthwise_spread(tile: Tile, precision: str, waits: bool) -> Callable[..., N
     return spread
 
 
-def _gather(count: int) -> Callable[..., Any]:
-    """Return the device function that reads what `count` terms need of the source."""
+def _reader(k: int) -> Callable[..., Any]:
+    """Return the device function that reads what term `k` needs of the source."""
 
     @cuda.jit(device=True)
-    def last(source, columns, start, h, w, height, width):
-        offset, down, right, _ = load4(columns, 4 * (count - 1))
+    def read(source, columns, start, h, w, height, width):
+        offset, down, right, _ = load4(columns, 4 * k)
         inside = within(h + down, height) and within(w + right, width)
-        return (source[u32(start + offset)] if inside else ZERO,)
+        return source[u32(start + offset)] if inside else ZERO
 
-    if count == 1:
-        return last
-    rest = _gather(count - 1)
-
-    @cuda.jit(device=True)
-    def gather(source, columns, start, h, w, height, width):
-        return rest(source, columns, start, h, w, height, width) + last(
-            source, columns, start, h, w, height, width
-        )
-
-    return gather
+    return read
 
 
 def _keeper(k: int, threads: int) -> Callable[..., None]:
@@ -150,7 +140,7 @@ def depthwise_dot(tile: Tile, precision: str, waits: bool) -> Callable[..., None
     thread adds up every so many of the positions, and the threads' sums are added pairwise.
     """
     width, threads = tile.columns, tile.threads
-    gather, start = _gather(width), zeros(1, width)
+    read, start = gathered([_reader(k) for k in range(width)]), zeros(1, width)
     keep = in_turn([_keeper(k, threads) for k in range(width)])
     integers, size = 4 * width, width * threads
 
@@ -180,7 +170,7 @@ def depthwise_dot(tile: Tile, precision: str, waits: bool) -> Callable[..., None
             grad = dy[u32(((picture * p.results + m) * p.rows + row) * p.columns + column)]
             h, w = i32(row * p.stride_height), i32(column * p.stride_width)
             at = i32((picture * p.channels * p.source_height + h) * p.source_width + w)
-            values = gather(source, columns, at, h, w, p.source_height, p.source_width)
+            values = read(source, columns, at, h, w, p.source_height, p.source_width)
             sums = outer(sums, (grad,), values)
         keep(totals, thread, sums)
         half = threads // 2

@@ -21,6 +21,7 @@ bytes at once, and no two lanes read different words of one bank in the same tur
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -28,14 +29,28 @@ import numpy as np
 from .config import Tile
 from .driver import SIMULATED, cuda
 from .mma import commit, waiting
-from .registers import divided, in_turn, load_chunks, outer, repeated, store_chunks, zeros
+from .registers import (
+    SIZE,
+    address,
+    divided,
+    gathered,
+    in_turn,
+    load1,
+    load_at,
+    load_chunks,
+    outer,
+    repeated,
+    store_at,
+    store_chunks,
+    within,
+)
 from .tensor import tensor_step
 
 ALIGN = None if SIMULATED else 16  # bytes; the simulator aligns nothing and is told nothing
 HAS_BIAS, HAS_RELU, HAS_MASK = 1, 2, 4  # what the end of a kernel does: any of these, added up
 
 i32, u32 = np.int32, np.uint32
-ZERO = np.float32(0)
+ZERO, ONE, LOWEST = np.float32(0), np.float32(1), np.float32(-np.inf)
 
 
 def lane_places(tile: Tile) -> Callable[..., Any]:
@@ -95,13 +110,12 @@ def main_loop(tile: Tile, step: Callable[..., Any], fetch: Callable[..., Any], w
     """
     at_once = 8 if tile.tensor else 1
     multiply = repeated(step, tile.depth // at_once, at_once)
-    places, start = lane_places(tile), zeros(tile.thread_rows, tile.thread_columns)
+    places = lane_places(tile)
     ahead, wait = tile.stages - 1, waiting(tile.stages - 2)
     size, ring = tile.stage_size, tile.stages * tile.stage_size
 
     @cuda.jit(device=True)
-    def run(buffer, columns, operands, state, stages):
-        sums = start
+    def run(sums, buffer, columns, operands, state, stages):
         a, b, _, _ = places(i32(cuda.threadIdx.x))
         for stage in range(ahead):
             if stage < stages:
@@ -125,11 +139,43 @@ def main_loop(tile: Tile, step: Callable[..., Any], fetch: Callable[..., Any], w
     return run
 
 
+def beginning(tile: Tile) -> Callable[..., Any]:
+    """Return the device function for the sums that a tile starts from: each row's bias, or zeros.
+
+    It takes the biases, which of them is that of the tile's first row, and how many rows have one.
+    """
+    places, lane_rows, warp_rows = lane_places(tile), tile.lane_rows, tile.warp_rows
+    row_step = 4 * lane_rows
+    ones = (ONE,) * tile.thread_columns
+    nothing = ((-ZERO,) * tile.thread_columns,) * tile.thread_rows  # x * 1 + -0 is x, at no cost
+
+    def of_row(r: int) -> Callable[..., Any]:
+        """Return the device function for the bias of row `r` of a thread."""
+        below = r // 4 * row_step + r % 4
+
+        @cuda.jit(device=True)
+        def read(bias, at, rows):
+            return load1(bias, at + below) if within(below, rows) else ZERO
+
+        return read
+
+    biases = gathered([of_row(r) for r in range(tile.thread_rows)])
+
+    @cuda.jit(device=True)
+    def begin(bias, at, rows):
+        _, _, row, _ = places(i32(cuda.threadIdx.x))
+        m = row // lane_rows * warp_rows + row % lane_rows * 4
+        return outer(nothing, biases(bias, at + m, max(0, rows - m)), ones)
+
+    return begin
+
+
 def ending(tile: Tile) -> Callable[..., Any]:
-    """Return the device function that writes a tile: bias, ReLU and ReLU's mask on the way.
+    """Return the device function that writes a tile: ReLU and ReLU's mask on the way.
 
     Row by row of the threads' sums, the results go through shared memory, so that neighbouring
-    threads write neighbouring columns, wherever these lie.
+    threads write neighbouring columns, wherever these lie. Each thread has a column (or a few, or
+    every so many rows of one), so where that lies is looked up once.
     """
     places = lane_places(tile)
     chunk = 8 if tile.tensor else 4
@@ -138,40 +184,54 @@ def ending(tile: Tile) -> Callable[..., Any]:
         for q in range(tile.thread_columns // 4)
     ]
     put = store_chunks(offsets)
-    columns_each, pitch, threads = tile.columns, tile.column_pitch, tile.threads
-    count = tile.rows // tile.thread_rows * tile.columns
+    pitch, across = tile.column_pitch, gcd(tile.columns, tile.threads)
+    runs, step = tile.columns // across, tile.threads // across
     lane_rows, warp_rows, row_step = tile.lane_rows, tile.warp_rows, 4 * tile.lane_rows
 
-    @cuda.jit(device=True)
-    def flush(buffer, columns, result, bias, bias_at, mask, top, rows, row_pitch, flags):
-        for element in range(i32(cuda.threadIdx.x), count, threads):
-            s, column = divided(element, columns_each)
-            m = top + s // lane_rows * warp_rows + s % lane_rows * 4
-            at = columns[u32(4 * column + 3)]
-            if at >= 0 and m < rows:
-                at = u32(at + m * row_pitch)
-                value = buffer[u32(s * pitch + column)]
-                if flags & HAS_BIAS:
-                    value += bias[u32(bias_at + m)]
-                if flags & HAS_RELU and value <= ZERO:  # which NaN is not
+    def element(s: int, masked: bool) -> Callable[..., Any]:
+        """Return the device function that writes what lies `s` rows below in shared memory."""
+        below, offset = s // lane_rows * warp_rows + s % lane_rows * 4, s * pitch
+
+        @cuda.jit(device=True)
+        def write(buffer, start, result, mask, rows, row_bytes, least):
+            if within(below, rows):
+                down, value = below * row_bytes, load1(buffer, start + offset)
+                if value < least or (masked and load_at(mask + down) <= ZERO):  # which NaN is not
                     value = ZERO
-                if flags & HAS_MASK and mask[at] <= ZERO:
-                    value = ZERO
-                result[at] = value
+                store_at(result + down, value)
+
+        return write
+
+    def column(masked: bool) -> Callable[..., Any]:
+        """Return the device function that writes every `step`th row of a column."""
+        return in_turn([element(s, masked) for s in range(0, tile.rows // tile.thread_rows, step)])
+
+    plain, masked = column(False), column(True)
 
     def writer(r: int) -> Callable[..., Any]:
         """Return the device function that writes row `r` of every thread's sums."""
         below = r // 4 * row_step + r % 4
 
         @cuda.jit(device=True)
-        def write(sums, buffer, columns, result, bias, bias_at, mask, first, rows, pitch_m, flags):
-            _, _, row, column = places(i32(cuda.threadIdx.x))
+        def write(sums, buffer, columns, result, mask, first, rows, row_pitch, flags):
+            thread = i32(cuda.threadIdx.x)
+            _, _, row, column = places(thread)
             cuda.syncthreads()
             put(buffer, row * pitch + column, sums[r])
             cuda.syncthreads()
-            flush(
-                buffer, columns, result, bias, bias_at, mask, first + below, rows, pitch_m, flags
-            )  # fmt: skip
+            s, column = divided(thread, across)
+            m, row_bytes = first + below + 4 * s, SIZE * row_pitch
+            left, least = max(0, rows - m), ZERO if flags & HAS_RELU else LOWEST
+            for _ in range(runs):
+                place = load1(columns, 4 * column + 3)
+                if place >= 0:
+                    start, at = s * pitch + column, place + m * row_pitch
+                    to = address(result, at)
+                    if flags & HAS_MASK:
+                        masked(buffer, start, to, address(mask, at), left, row_bytes, least)
+                    else:
+                        plain(buffer, start, to, to, left, row_bytes, least)
+                column = i32(column + across)
 
         return write
 

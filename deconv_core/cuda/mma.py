@@ -6,6 +6,9 @@ Lane ``4 * g + t`` holds, of the fragments, ::
     A (row, k): (g, t) (g + 8, t) (g, t + 4) (g + 8, t + 4)      B (k, column): (t, g) (t + 4, g)
     C (row, column): (g, 2t) (g, 2t + 1) (g + 8, 2t) (g + 8, 2t + 1)
 
+Of its operands it reads the bits that a TF32 number has and ignores the other 13: ptxas drops what
+clears them, so nothing here does.
+
 ``cp.async`` copies from global to shared memory without registers, and without waiting: copies are
 closed into groups by `commit`, and `wait(n)` waits until at most the last n groups are on the way.
 The twins of the simulator copy as late as that allows, so that a missing wait shows.
@@ -21,17 +24,25 @@ import numpy as np
 from llvmlite import ir
 
 from .driver import SIMULATED, cuda
-from .registers import FLOAT, INT, load4, packed, pointer, store4, unpacked
+from .registers import (
+    FLOAT,
+    INT,
+    SIZE,
+    check,
+    in_turn,
+    load4_at,
+    load_at,
+    packed,
+    store4,
+    unpacked,
+)
 
 LANES = 32
 HALF, MASK = np.uint32(1 << 12), np.uint32(0xFFFFE000)  # of a float32's last place in TF32
 ZEROS = (np.float32(0),) * 4
 MMA = "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32"
 _MMA_CODE = MMA + " {$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$0,$1,$2,$3};"
-_COPY_CODE = {
-    1: "cp.async.ca.shared.global [$0], [$1], 4, $2;",
-    4: "cp.async.cg.shared.global [$0], [$1], 16, $2;",
-}
+_CACHED = {1: "ca", 4: "cg"}  # how, by the elements of a copy: 16 bytes need not lie in L1
 
 # ---- twins ----------------------------------------------------------------------------------
 
@@ -45,20 +56,21 @@ def _groups() -> list[list[Callable[[], None]]]:
     return _copies.groups
 
 
-def _later(count: int) -> Callable[..., None]:
-    """Return the twin of an asynchronous copy of `count` elements: zeros where not `inside`."""
+def _later(count: int, each: int, pitch: int) -> Callable[..., None]:
+    """Return the twin of a column of asynchronous copies."""
 
-    def copy(target: Any, at: int, source: Any, start: int, inside: bool) -> None:
-        ends = ((target, at), (source, start)) if inside else ((target, at),)
-        for array, index in ends:
-            if index % count or not 0 <= index <= array.size - count:
-                raise IndexError(f"{count} elements at {index} of an array of {array.size}")
+    def copy(target: Any, at: int, source: Any, step: int, left: int) -> None:
+        for i in range(count):
+            to, inside, piece = at + i * pitch, i < left, source + i * step
+            check(target, to, each)
+            if inside:
+                check(piece.array, piece.index, each)
 
-        def work() -> None:
-            for i in range(count):
-                target[at + i] = source[start + i] if inside else 0
+            def work(to: int = to, inside: bool = inside, piece: Any = piece) -> None:
+                for n in range(each):
+                    target[to + n] = piece.array[piece.index + n] if inside else 0
 
-        _groups()[-1].append(work)
+            _groups()[-1].append(work)
 
     return copy
 
@@ -84,14 +96,18 @@ def _to_tf32(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _split(values: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Return two TF32 numbers for each element, big and small, whose sum is it, nearly.
+    """Return two numbers for each element, big and small, whose sum in TF32 is it, nearly.
 
-    Big is rounded to nearest, small towards zero: the error is below 2**-22 of the element.
+    As TF32 numbers, without their last 13 bits, big is the element rounded to nearest, and small is
+    the rest rounded towards zero: the error is below 2**-22 of the element.
     """
-    bits = np.array(values, np.float32).view(np.uint32)
-    big = ((bits + HALF) & MASK).view(np.float32)
-    rest = np.array(values, np.float32) - big
-    return tuple(big), tuple((rest.view(np.uint32) & MASK).view(np.float32))
+    big = (np.array(values, np.float32).view(np.uint32) + HALF).view(np.float32)
+    return tuple(big), tuple(np.array(values, np.float32) - _truncated(big))
+
+
+def _truncated(values: np.ndarray) -> np.ndarray:
+    """Return what tensor cores read of float32 numbers."""
+    return (values.view(np.uint32) & MASK).view(np.float32)
 
 
 def _places(columns: int) -> list[tuple[int, int]]:
@@ -113,7 +129,7 @@ def _mma(sums, a, b):
     warp, lane = thread // LANES, thread % LANES
     all_a = cuda.shared.array((LANES, LANES, len(a)), np.float64)
     all_b = cuda.shared.array((LANES, LANES, len(b)), np.float64)
-    all_a[warp, lane], all_b[warp, lane] = a, b
+    all_a[warp, lane], all_b[warp, lane] = (_truncated(np.array(x, np.float32)) for x in (a, b))
     cuda.syncthreads()
     g, t = lane // 4, lane % 4
     left = all_a[warp].reshape(8, 4, 2, -1)[g].transpose(2, 1, 0).reshape(-1, 8)
@@ -133,19 +149,21 @@ def _assembly(builder: Any, result: Any, code: str, constraints: str, *values: A
     return builder.call(ir.InlineAsm(kind, code, constraints, side_effect=True), values)
 
 
-def _emit_copy(count: int) -> Callable[..., Any]:
-    """Return the generator of ``cp.async``, which reads no bytes where not `inside`."""
+def _emit_copies(count: int, each: int, pitch: int) -> Callable[..., Any]:
+    """Return the generator of a column of ``cp.async``, which read no bytes from `left` on."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        target, at, source, start, inside = arguments
-        shared = pointer(context, builder, signature.args[0], target, at)
-        shared = builder.addrspacecast(shared, ir.PointerType(FLOAT, 3))
-        source = pointer(context, builder, signature.args[2], source, start)
-        _assembly(
-            builder, ir.VoidType(), _COPY_CODE[count], "r,l,r,~{memory}",
-            builder.ptrtoint(shared, INT), builder.ptrtoint(source, ir.IntType(64)),
-            builder.select(inside, INT(4 * count), INT(0)),
-        )  # fmt: skip
+        target, at, source, step, left = arguments
+        array = context.make_array(signature.args[0])(context, builder, target).data
+        shared = builder.ptrtoint(builder.addrspacecast(array, ir.PointerType(FLOAT, 3)), INT)
+        shared = builder.add(shared, builder.mul(at, INT(SIZE)))
+        for i in range(count):
+            code = f"cp.async.{_CACHED[each]}.shared.global "
+            code += f"[$0+{SIZE * i * pitch}], [$1], {SIZE * each}, $2;"
+            read = builder.icmp_signed("<", INT(i), left)
+            size = builder.select(read, INT(SIZE * each), INT(0))
+            _assembly(builder, ir.VoidType(), code, "r,l,r,~{memory}", shared, source, size)
+            source = builder.add(source, step)
         return context.get_dummy_value()
 
     return emit
@@ -168,14 +186,13 @@ def _emit_to_tf32(context: Any, builder: Any, signature: Any, arguments: Any) ->
 
 
 def _emit_split(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    """Emit four instructions for each element, where two ``cvt.rna`` would become nine."""
+    """Emit three instructions for each element, where two ``cvt.rna`` would become nine."""
     bigs, smalls = [], []
     for value in unpacked(builder, arguments[0]):
-        rounded = builder.add(builder.bitcast(value, INT), INT(int(HALF)))
-        big = builder.bitcast(builder.and_(rounded, INT(int(MASK))), FLOAT)
-        rest = builder.bitcast(builder.fsub(value, big), INT)
-        bigs.append(big)
-        smalls.append(builder.bitcast(builder.and_(rest, INT(int(MASK))), FLOAT))
+        big = builder.add(builder.bitcast(value, INT), INT(int(HALF)))
+        truncated = builder.bitcast(builder.and_(big, INT(int(MASK))), FLOAT)
+        bigs.append(builder.bitcast(big, FLOAT))
+        smalls.append(builder.fsub(value, truncated))
     return packed(builder, [packed(builder, bigs), packed(builder, smalls)])
 
 
@@ -200,21 +217,10 @@ def _emit_mma(context: Any, builder: Any, signature: Any, arguments: Any) -> Any
 
 
 if SIMULATED:
-    copy1, copy4, commit = _later(1), _later(4), _commit
-    to_tf32, split, mma = _to_tf32, _split, _mma
+    commit, to_tf32, split, mma = _commit, _to_tf32, _split, _mma
 else:
     from numba.cuda import types
     from numba.cuda.extending import intrinsic
-
-    @intrinsic
-    def copy1(typing, target, at, source, start, inside):
-        """Declare the asynchronous copy of one element."""
-        return types.void(target, types.int64, source, types.int32, types.boolean), _emit_copy(1)
-
-    @intrinsic
-    def copy4(typing, target, at, source, start, inside):
-        """Declare the asynchronous copy of four elements."""
-        return types.void(target, types.int64, source, types.int32, types.boolean), _emit_copy(4)
 
     @intrinsic
     def commit(typing):
@@ -254,24 +260,46 @@ def waiting(groups: int) -> Callable[[], None]:
     return wait
 
 
-@cuda.jit(device=True)
-def plain_copy1(target, at, source, start, inside):
-    """Copy one element by way of a register, on GPUs without ``cp.async``."""
-    value = np.float32(0)
-    if inside:
-        value = source[np.uint32(start)]
-    target[np.uint32(at)] = value
+def copies(count: int, each: int, pitch: int, waits: bool) -> Callable[..., None]:
+    """Return the device function that copies a column of `count` pieces to shared memory.
+
+    ``copy(target, at, source, step, left)`` copies `each` (one or four) elements `count` times:
+    from the address `source` and `step` bytes on, to ``target[at]`` and `pitch` elements on. Of
+    pieces from the `left`-th on nothing is read: they are zeros.
+
+    Parameters
+    ----------
+    waits : whether asynchronously, or by way of registers: older GPUs have no ``cp.async``
+    """
+    if not waits:
+        return in_turn([_plain_copy(i, each, pitch) for i in range(count)])
+    if SIMULATED:
+        return _later(count, each, pitch)
+
+    @intrinsic
+    def copy(typing, target, at, source, step, left):
+        """Declare the copies."""
+        kinds = target, types.int32, types.int64, types.int64, types.int32
+        return types.void(*kinds), _emit_copies(count, each, pitch)
+
+    return copy
 
 
-@cuda.jit(device=True)
-def plain_copy4(target, at, source, start, inside):
-    """Copy four elements by way of registers."""
-    value = ZEROS
-    if inside:
-        value = load4(source, start)
-    store4(target, at, value)
+def _plain_copy(i: int, each: int, pitch: int) -> Callable[..., None]:
+    """Return the device function for the `i`-th of a column of copies, by way of registers."""
 
+    @cuda.jit(device=True)
+    def copy1(target, at, source, step, left):
+        value = ZEROS[0]
+        if i < left:
+            value = load_at(source + i * step)
+        target[np.uint32(at + i * pitch)] = value
 
-def copies(waits: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return the copies of one and of four elements; `waits`: the asynchronous ones."""
-    return (copy1, copy4) if waits else (plain_copy1, plain_copy4)
+    @cuda.jit(device=True)
+    def copy4(target, at, source, step, left):
+        value = ZEROS
+        if i < left:
+            value = load4_at(source + i * step)
+        store4(target, at + i * pitch, value)
+
+    return copy1 if each == 1 else copy4

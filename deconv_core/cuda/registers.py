@@ -17,24 +17,57 @@ from llvmlite import ir
 
 from .driver import SIMULATED, cuda
 
-INT, FLOAT = ir.IntType(32), ir.FloatType()
+INT, LONG, FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
+SIZE = 4  # bytes of an element
 
 
-def _check(array: Any, index: int, count: int) -> None:
+def check(array: Any, index: int, count: int) -> None:
     """Raise where a vector access would leave the array, or be split over two."""
     if index % count or not 0 <= index <= array.size - count:
         raise IndexError(f"{count} elements at {index} of an array of {array.size}")
 
 
+class _Address:
+    """An address of the simulator: `SIZE` bytes after an element's is that of the next."""
+
+    def __init__(self, array: Any, index: int) -> None:
+        self.array, self.index = array, index
+
+    def __add__(self, nbytes: int) -> _Address:
+        return _Address(self.array, self.index + nbytes // SIZE)
+
+
+def _load_at(address: _Address) -> Any:
+    """Return the element at an address."""
+    return _load1(address.array, address.index)
+
+
+def _load4_at(address: _Address) -> tuple[Any, ...]:
+    """Return the four neighbours at an address."""
+    return _load4(address.array, address.index)
+
+
+def _store_at(address: _Address, value: Any) -> None:
+    """Write the element at an address."""
+    check(address.array, address.index, 1)
+    address.array[address.index] = value
+
+
+def _load1(array: Any, index: int) -> Any:
+    """Return an element; `index` must not be negative, which Numba would have to ask."""
+    check(array, index, 1)
+    return array[index]
+
+
 def _load4(array: Any, index: int) -> tuple[Any, ...]:
     """Return four neighbours, read at once; `index` must be a multiple of four."""
-    _check(array, index, 4)
+    check(array, index, 4)
     return tuple(array[index + i] for i in range(4))
 
 
 def _store4(array: Any, index: int, values: Sequence[Any]) -> None:
     """Write four neighbours at once; `index` must be a multiple of four."""
-    _check(array, index, 4)
+    check(array, index, 4)
     for i in range(4):
         array[index + i] = values[i]
 
@@ -54,8 +87,8 @@ def _divided(a: int, b: int) -> tuple[np.int32, np.int32]:
 
 
 def _within(a: int, size: int) -> bool:
-    """Return whether ``0 <= a < size``, by one unsigned comparison."""
-    return bool(0 <= a < size)
+    """Return whether ``0 <= a < size``, by one unsigned comparison: `size` is not negative."""
+    return bool(int(a) % 2**32 < int(size) % 2**32)
 
 
 def pointer(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
@@ -76,11 +109,45 @@ def unpacked(builder: Any, value: Any) -> list[Any]:
     return [builder.extract_value(value, i) for i in range(value.type.count)]
 
 
+def _emit_address(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """Emit the address of an element, as a number."""
+    address = pointer(context, builder, signature.args[0], *arguments)
+    return builder.ptrtoint(builder.addrspacecast(address, ir.PointerType(FLOAT, 1)), LONG)
+
+
+def _emit_load_at(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """Emit a load."""
+    return builder.load(builder.inttoptr(arguments[0], ir.PointerType(FLOAT, 1)))
+
+
+def _emit_load4_at(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """Emit a load of 16 bytes."""
+    return _four(builder, builder.inttoptr(arguments[0], ir.PointerType(FLOAT, 1)))
+
+
+def _emit_store_at(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """Emit a store."""
+    address, value = arguments
+    builder.store(value, builder.inttoptr(address, ir.PointerType(FLOAT, 1)))
+    return context.get_dummy_value()
+
+
+def _emit_load1(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """Emit a load."""
+    return builder.load(pointer(context, builder, signature.args[0], *arguments))
+
+
 def _emit_load4(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     """Emit a load of 16 bytes."""
     address = pointer(context, builder, signature.args[0], *arguments)
+    return _four(builder, address)
+
+
+def _four(builder: Any, address: Any) -> Any:
+    """Load 16 bytes as the value of a tuple."""
     vector = ir.VectorType(address.type.pointee, 4)
-    loaded = builder.load(builder.bitcast(address, vector.as_pointer()), align=16)
+    target = ir.PointerType(vector, address.type.addrspace)
+    loaded = builder.load(builder.bitcast(address, target), align=16)
     return packed(builder, [builder.extract_element(loaded, INT(i)) for i in range(4)])
 
 
@@ -117,11 +184,37 @@ def _emit_within(context: Any, builder: Any, signature: Any, arguments: Any) -> 
 
 
 if SIMULATED:
-    load4, store4, outer = _load4, _store4, _outer
+    address, load_at, load4_at, store_at = _Address, _load_at, _load4_at, _store_at
+    load1, load4, store4, outer = _load1, _load4, _store4, _outer
     divided, within = _divided, _within
 else:
     from numba.cuda import types
     from numba.cuda.extending import intrinsic
+
+    @intrinsic
+    def address(typing, array, index):
+        """Declare `_Address`, of an array in global memory."""
+        return types.int64(array, types.int64), _emit_address
+
+    @intrinsic
+    def load_at(typing, address):
+        """Declare `_load_at`."""
+        return types.float32(types.int64), _emit_load_at
+
+    @intrinsic
+    def load4_at(typing, address):
+        """Declare `_load4_at`."""
+        return types.UniTuple(types.float32, 4)(types.int64), _emit_load4_at
+
+    @intrinsic
+    def store_at(typing, address, value):
+        """Declare `_store_at`."""
+        return types.void(types.int64, types.float32), _emit_store_at
+
+    @intrinsic
+    def load1(typing, array, index):
+        """Declare `_load1`."""
+        return array.dtype(array, types.int64), _emit_load1
 
     @intrinsic
     def load4(typing, array, index):
@@ -190,6 +283,25 @@ def in_turn(functions: Sequence[Callable[..., None]]) -> Callable[..., None]:
     def call(*arguments):
         first(*arguments)
         rest(*arguments)
+
+    return call
+
+
+def gathered(functions: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
+    """Return a device function that calls several, and returns the tuple of what they return."""
+    first = functions[0]
+
+    @cuda.jit(device=True)
+    def alone(*arguments):
+        return (first(*arguments),)
+
+    if len(functions) == 1:
+        return alone
+    rest = gathered(functions[1:])
+
+    @cuda.jit(device=True)
+    def call(*arguments):
+        return alone(*arguments) + rest(*arguments)
 
     return call
 

@@ -18,13 +18,13 @@ from .config import Tile
 from .driver import SIMULATED, cuda
 from .gemm import ALIGN, ending, i32, main_loop, multiplier, u32
 from .mma import copies
-from .registers import divided, load4, store4, within
+from .registers import SIZE, address, divided, load4, store4, within, zeros
 from .spread import FAR, FLOAT, INT
 
 THREADS = 32 if SIMULATED else 128
 
 
-def fetcher(tile: Tile, copy1: Callable[..., Any]) -> Callable[..., Any]:
+def fetcher(tile: Tile, waits: bool) -> Callable[..., Any]:
     """Return the device function that copies a stage: `depth` positions.
 
     A thread copies one of the positions, so it knows the image, the row and the column, and of each
@@ -33,7 +33,8 @@ def fetcher(tile: Tile, copy1: Callable[..., Any]) -> Callable[..., Any]:
     depth, rows, width = tile.depth, tile.rows, tile.columns
     a_pitch, b_pitch, b_first = tile.row_pitch, tile.column_pitch, tile.depth * tile.row_pitch
     step = tile.threads // depth
-    row_turns, column_turns = rows // step, width // step
+    copy_rows, copy = copies(rows // step, 1, step, waits), copies(1, 1, 0, waits)
+    column_turns = width // step
 
     @cuda.jit(device=True)
     def fetch(buffer, at, columns, operands, state):
@@ -42,23 +43,20 @@ def fetcher(tile: Tile, copy1: Callable[..., Any]) -> Callable[..., Any]:
         thread = i32(cuda.threadIdx.x)
         k, other = thread % depth, thread // depth
         live = n < end
-        left = i32(p.results - first - other) if live else i32(0)
+        left = i32((p.results - first - other + step - 1) // step) if live else i32(0)
         picture, plane = i32(image * p.groups + group), i32(p.rows * p.columns)
         start = (picture * p.results + first + other) * plane + row * p.columns + column
         to = i32(at + k * a_pitch + other)
-        for turn in range(row_turns):
-            copy1(
-                buffer, to + turn * step, dy, start + turn * step * plane,
-                turn * step < left,
-            )  # fmt: skip
+        copy_rows(buffer, to, address(dy, start), SIZE * step * plane, left)
         h, w = i32(row * p.stride_height), i32(column * p.stride_width)
-        start = i32((picture * p.channels * p.source_height + h) * p.source_width + w)
+        start = (picture * p.channels * p.source_height + h) * p.source_width + w
+        start = address(source, start)
         h = h if live else i32(FAR)
         to = i32(at + b_first + k * b_pitch + other)
         for turn in range(column_turns):
             offset, down, right, _ = load4(columns, 4 * (other + turn * step))
             inside = within(h + down, p.source_height) and within(w + right, p.source_width)
-            copy1(buffer, to + turn * step, source, start + offset, inside)
+            copy(buffer, to + turn * step, start + SIZE * offset, 0, i32(inside))
         column = i32(column + depth)
         while column >= p.columns:
             column, row = i32(column - p.columns), i32(row + 1)
@@ -72,8 +70,8 @@ def fetcher(tile: Tile, copy1: Callable[..., Any]) -> Callable[..., Any]:
 @cache
 def dot_kernel(tile: Tile, precision: str, waits: bool) -> Callable[..., None]:
     """Return the kernel of the chunks, as a plain function; `waits`: with asynchronous copies."""
-    run = main_loop(tile, multiplier(tile, precision), fetcher(tile, copies(waits)[0]), waits)
-    write = ending(tile)
+    run = main_loop(tile, multiplier(tile, precision), fetcher(tile, waits), waits)
+    write, start = ending(tile), zeros(tile.thread_rows, tile.thread_columns)
     size, width, height = tile.stages * tile.stage_size, tile.columns, tile.rows
     integers, threads, depth = 4 * tile.columns, tile.threads, tile.depth
 
@@ -81,8 +79,8 @@ def dot_kernel(tile: Tile, precision: str, waits: bool) -> Callable[..., None]:
         buffer = cuda.shared.array(size, FLOAT, ALIGN)
         columns = cuda.shared.array(integers, INT, ALIGN)
         block, thread = i32(cuda.blockIdx.x), i32(cuda.threadIdx.x)
-        block, across = divided(block, (p.terms + width - 1) // width)
-        block, down = divided(block, (p.results + height - 1) // height)
+        block, across = divided(block, divided(p.terms + width - 1, width)[0])
+        block, down = divided(block, divided(p.results + height - 1, height)[0])
         chunk, group = divided(block, p.groups)
         first, left = i32(down * height), i32(across * width)
         part = (chunk * p.groups + group) * p.results * p.terms
@@ -102,8 +100,8 @@ def dot_kernel(tile: Tile, precision: str, waits: bool) -> Callable[..., None]:
         image, row = divided(rest, p.rows)
         operands = (source, dy, group, first, end, p)
         stages = i32((end - chunk * p.chunk + depth - 1) // depth)
-        sums = run(buffer, columns, operands, (n, image, row, column), stages)
-        write(sums, buffer, columns, partial, dy, 0, dy, first, p.results, p.terms, 0)
+        sums = run(start, buffer, columns, operands, (n, image, row, column), stages)
+        write(sums, buffer, columns, partial, dy, first, p.results, p.terms, 0)
 
     return dot
 
