@@ -78,7 +78,10 @@ class CountingMachine(Machine):
         self.executed = self.products = 0
 
     def execute(self, opcode: str, operands: list[str]) -> None:
-        """Execute an instruction; moves between registers are not there after ptxas."""
+        """Execute an instruction; moves between registers are not there after ptxas.
+
+        Branches and barriers do not come here, and are not counted.
+        """
         warps = np.unique(self.active // 32).size
         self.executed += warps * (not opcode.startswith("mov"))
         self.products += warps * opcode.startswith(("fma.rn.f32", "mma.sync"))
