@@ -23,7 +23,7 @@ def _pack_channel(x, packed, p, read_h, read_w, group, channel, first, last):
                 x, of * size, p.source_h, p.source_w, read_h[a] + p.read_base_h, p.read_base_w,
                 p.read_stride_h, p.read_stride_w, read_w,
                 packed, (image - first) * p.plane + a * read_w.size * p.phase_plane,
-                p.rows + p.reach_h, p.columns + p.reach_w, p.pitch, p.phase_plane,
+                p.rows + p.reach_h, p.columns + p.reach_w, p.pitch, p.phase_plane, size,
             )  # fmt: skip
 
 

@@ -62,7 +62,7 @@ def _host_family() -> str:
 FAMILY = _host_family()
 MACHINE = _FAMILIES[FAMILY]
 
-PACK_BYTES = 5 << 18  # packed source of one block: about a common second-level cache
+PACK_BYTES = 7 << 17  # packed source of one block: about a common second-level cache
 NEAR_BYTES = 3 << 18  # the same, where that leaves a block so many positions
 NEAR_POSITIONS = 512
 PANEL_PHASES = 16  # write phases that are computed in turn from the same packed source

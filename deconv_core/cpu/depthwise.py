@@ -59,15 +59,13 @@ def _pack_band(x, plane, row, packed, p, read_h, read_w):
     What a later band packs is called for meanwhile: by then the memory has had time to answer.
     """
     length = p.read_stride_h * p.block_rows * p.source_w
-    here = (plane * p.source_h + p.read_stride_h * row) * p.source_w
-    prefetch(x, here + max(length, PREFETCH_AHEAD), length)
     for a in range(read_h.size):
         pack_rows(
             x, plane * p.source_h * p.source_w, p.source_h, p.source_w,
             p.read_stride_h * row + read_h[a] + p.read_base_h, p.read_base_w,
             p.read_stride_h, p.read_stride_w, read_w,
             packed, a * read_w.size * p.phase_plane, p.block_rows + p.reach_h,
-            p.columns + p.reach_w, p.pitch, p.phase_plane,
+            p.columns + p.reach_w, p.pitch, p.phase_plane, max(length, PREFETCH_AHEAD),
         )  # fmt: skip
 
 

@@ -99,7 +99,7 @@ def _gather(y, y_at, x, x_at, first, count, limit, stride):
 @kernel(inline="always")
 def pack_rows(
     x, x_at, height, limit, top, left, stride_h, stride_w, read_w,
-    packed, at, rows, width, pitch, phase_plane,
+    packed, at, rows, width, pitch, phase_plane, ahead,
 ):  # fmt: skip
     """Pack `rows` rows, from row `top` and column `left` of the picture that begins at `x_at`.
 
@@ -109,7 +109,7 @@ def pack_rows(
     if read_w.size == stride_w and stride_w in WAYS:
         deal_rows(
             stride_w, packed, at, pitch, phase_plane, x, x_at, height, limit, top, stride_h, left,
-            rows, width,
+            rows, width, ahead,
         )  # fmt: skip
         return
     for q in range(rows):
@@ -118,9 +118,9 @@ def pack_rows(
         start, size = (x_at + h * limit, limit) if inside else (x_at, 0)
         to = at + q * pitch
         if stride_w == 1:
-            window(packed, to, x, start, left, width, size)
+            window(packed, to, x, start, left, width, size, ahead)
         elif stride_w == 2:  # and a single phase
-            window_by_two(packed, to, x, start, left + read_w[0], width, size)
+            window_by_two(packed, to, x, start, left + read_w[0], width, size, ahead)
         else:
             for b in range(read_w.size):
                 _gather(
@@ -139,14 +139,8 @@ def pack_source(x, packed, p, read_h, read_w, image, row, column, group):
     """
     size = p.source_h * p.source_w
     left = p.read_stride_w * column + p.read_base_w
-    first = p.read_stride_h * row + p.read_base_h
-    last = min(p.source_h, first + p.read_stride_h * (p.block_rows + p.reach_h))
-    first = max(0, first)
     for channel in range(p.source_channels):
-        if channel + 1 < p.source_channels and p.column_blocks == 1:
-            for i in range(min(p.images, p.batch - image)):
-                of = ((image + i) * p.groups + group) * p.source_channels + channel + 1
-                prefetch(x, of * size + first * p.source_w, (last - first) * p.source_w)
+        ahead = size if channel + 1 < p.source_channels and p.column_blocks == 1 else 0
         for a in range(read_h.size):
             top = p.read_stride_h * row + read_h[a] + p.read_base_h
             plane = channel * p.plane + a * read_w.size * p.phase_plane
@@ -156,7 +150,7 @@ def pack_source(x, packed, p, read_h, read_w, image, row, column, group):
                     x, of * size, p.source_h, p.source_w, top, left,
                     p.read_stride_h, p.read_stride_w, read_w,
                     packed, plane + i * p.image_rows * p.pitch, p.block_rows + p.reach_h,
-                    p.block_columns + p.reach_w, p.pitch, p.phase_plane,
+                    p.block_columns + p.reach_w, p.pitch, p.phase_plane, ahead,
                 )  # fmt: skip
 
 
@@ -177,7 +171,7 @@ def pack_lanes(dy, panel, p, image, row, column, group, first, lanes):
                 copy(panel, at, dy, start, width, dy.dtype.type(0))
 
 
-@kernel
+@kernel(inline="always")
 def scatter(y, y_at, first, count, limit, panel, at, phase_pitch, stride, bias):
     """Write `count` positions of each of `stride` phases, which take turns, into a row.
 

@@ -21,17 +21,40 @@ from .rows import vectors
 WAYS = (2, 3, 4, 6, 8)  # parts that rows are dealt to and woven from in whole vectors
 
 
+def _dealt(emit: Emitter, row: list[Any]) -> list[Any]:
+    """Return the parts of a row of as many vectors: part k has the elements parts * i + k.
+
+    An even number of parts is dealt out by pairs, in fewer shuffles than part by part.
+    """
+    ways = len(row)
+    if ways % 2 or ways == 2:
+        return [emit.pick(row, [ways * i + k for i in range(emit.width)]) for k in range(ways)]
+    pairs = [_dealt(emit, row[i : i + 2]) for i in range(0, ways, 2)]
+    halves = [_dealt(emit, list(half)) for half in zip(*pairs, strict=True)]
+    return [part for both in zip(*halves, strict=True) for part in both]
+
+
+def _woven(emit: Emitter, parts: list[Any]) -> list[Any]:
+    """Return the row of vectors that has such parts: the reverse of `_dealt`."""
+    ways, width = len(parts), emit.width
+    if ways % 2 or ways == 2:
+        places = [width * (i % ways) + i // ways for i in range(ways * width)]
+        return [emit.pick(parts, places[i : i + width]) for i in range(0, ways * width, width)]
+    halves = [_woven(emit, parts[k::2]) for k in (0, 1)]
+    return [vector for both in zip(*halves, strict=True) for vector in _woven(emit, list(both))]
+
+
 @intrinsic(prefer_literal=True)
 def _deal(
     typing: Any, parts: Any, y: Any, y_at: Any, pitch: Any,
-    x: Any, x_at: Any, first: Any, count: Any, limit: Any,
+    x: Any, x_at: Any, first: Any, count: Any, limit: Any, ahead: Any,
 ) -> Any:  # fmt: skip
     """Emit `deal` for literal `parts`."""
-    signature = types.void(parts, y, y_at, pitch, x, x_at, first, count, limit)
+    signature = types.void(parts, y, y_at, pitch, x, x_at, first, count, limit, ahead)
     ways = parts.literal_value
 
     def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
-        _, y_, y_at_, pitch_, x_, x_at_, first_, count_, limit_ = values
+        _, y_, y_at_, pitch_, x_, x_at_, first_, count_, limit_, ahead_ = values
         emit = Emitter(context, builder, x.dtype)
         source, target, width = emit.pointer(x, x_, x_at_), emit.pointer(y, y_, y_at_), emit.width
 
@@ -39,9 +62,10 @@ def _deal(
             low = builder.add(first_, emit.times(at, ways))
             starts = [builder.add(low, ir.Constant(INDEX, i * width)) for i in range(ways)]
             reads = [emit.load_inside(emit.step(source, at), at, limit_) for at in starts]
-            for part in range(ways):
-                picked = emit.pick(reads, [ways * i + part for i in range(width)])
-                emit.store(picked, emit.step(emit.step(target, emit.times(pitch_, part)), at))
+            for start in starts:
+                emit.prefetch(emit.step(emit.step(source, start), ahead_))
+            for k, part in enumerate(_dealt(emit, reads)):
+                emit.store(part, emit.step(emit.step(target, emit.times(pitch_, k)), at))
 
         vectors(emit, count_, body)
         return context.get_dummy_value()
@@ -70,9 +94,7 @@ def _weave(
         def body(at: Any, masked: bool) -> None:
             parts = [emit.add(emit.load(emit.step(row, at)), offset) for row in rows]
             low = builder.add(first_, emit.times(at, ways))
-            for i in range(ways):
-                order = [divmod(i * width + j, ways) for j in range(width)]
-                woven = emit.pick(parts, [width * part + index for index, part in order])
+            for i, woven in enumerate(_woven(emit, parts)):
                 start = builder.add(low, ir.Constant(INDEX, i * width))
                 after = builder.add(start, ir.Constant(INDEX, width))
                 inside = builder.and_(
@@ -93,7 +115,7 @@ def _weave(
 
 def _deal_python(
     parts: int, y: np.ndarray, y_at: int, pitch: int,
-    x: np.ndarray, x_at: int, first: int, count: int, limit: int,
+    x: np.ndarray, x_at: int, first: int, count: int, limit: int, ahead: int,
 ) -> None:  # fmt: skip
     """Compute `deal` in plain Python."""
     row = np.zeros(parts * count, x.dtype)
@@ -128,35 +150,35 @@ def _row(r, top, step, height, limit):
 
 @kernel
 def deal_rows(
-    parts, y, y_at, y_row, pitch, x, x_at, height, limit, top, step, left, rows, count
+    parts, y, y_at, y_row, pitch, x, x_at, height, limit, top, step, left, rows, count, ahead
 ):  # fmt: skip
     """Deal rows of a picture out: ``y[y_at + r * y_row + k * pitch + i] = row[parts * i + k]``.
 
     For i < count and r < rows; row is that of the picture of height x limit elements at
     ``x[x_at]`` from row ``top + r * step`` and column `left` on, with zeros around the picture.
-    Whole vectors of `y` are written. `parts` is one of `WAYS`: a literal makes the vectors' loops
-    unroll.
+    Whole vectors of `y` are written, and what lies `ahead` elements on is called for. `parts` is
+    one of `WAYS`: a literal makes the vectors' loops unroll.
     """
     if parts == 2:
         for r in range(rows):
             start, size = _row(r, top, step, height, limit)
-            _deal(2, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size)
+            _deal(2, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size, ahead)
     elif parts == 3:
         for r in range(rows):
             start, size = _row(r, top, step, height, limit)
-            _deal(3, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size)
+            _deal(3, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size, ahead)
     elif parts == 4:
         for r in range(rows):
             start, size = _row(r, top, step, height, limit)
-            _deal(4, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size)
+            _deal(4, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size, ahead)
     elif parts == 6:
         for r in range(rows):
             start, size = _row(r, top, step, height, limit)
-            _deal(6, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size)
+            _deal(6, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size, ahead)
     else:
         for r in range(rows):
             start, size = _row(r, top, step, height, limit)
-            _deal(8, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size)
+            _deal(8, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size, ahead)
 
 
 @kernel(inline="always")

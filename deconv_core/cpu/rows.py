@@ -73,16 +73,17 @@ def _window(stride: int) -> Any:
     """Return an intrinsic for ``y[y_at + i] = row[first + stride * i]`` for i < count.
 
     Row is ``x[x_at : x_at + limit]`` with zeros before and after it. Whole vectors of `y` are
-    written.
+    written, and what lies `ahead` elements on in `x` is called for.
     """
 
     def typed(
-        typing: Any, y: Any, y_at: Any, x: Any, x_at: Any, first: Any, count: Any, limit: Any
-    ) -> Any:
-        signature = types.void(y, y_at, x, x_at, first, count, limit)
+        typing: Any, y: Any, y_at: Any, x: Any, x_at: Any, first: Any, count: Any, limit: Any,
+        ahead: Any,
+    ) -> Any:  # fmt: skip
+        signature = types.void(y, y_at, x, x_at, first, count, limit, ahead)
 
         def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
-            y_, y_at_, x_, x_at_, first_, count_, limit_ = values
+            y_, y_at_, x_, x_at_, first_, count_, limit_, ahead_ = values
             emit = Emitter(context, builder, x.dtype)
             source, target = emit.pointer(x, x_, x_at_), emit.pointer(y, y_, y_at_)
             wanted = [stride * i for i in range(emit.width)]
@@ -93,6 +94,8 @@ def _window(stride: int) -> Any:
                     builder.add(low, ir.Constant(INDEX, i * emit.width)) for i in range(stride)
                 ]
                 reads = [emit.load_inside(emit.step(source, at), at, limit_) for at in starts]
+                for start in starts:
+                    emit.prefetch(emit.step(emit.step(source, start), ahead_))
                 emit.store(emit.pick(reads, wanted), emit.step(target, at))
 
             vectors(emit, count_, body)
@@ -101,8 +104,9 @@ def _window(stride: int) -> Any:
         return signature, generate
 
     def plain(
-        y: np.ndarray, y_at: int, x: np.ndarray, x_at: int, first: int, count: int, limit: int
-    ) -> None:
+        y: np.ndarray, y_at: int, x: np.ndarray, x_at: int, first: int, count: int, limit: int,
+        ahead: int,
+    ) -> None:  # fmt: skip
         row = np.zeros(stride * count, x.dtype)
         begin, end = max(0, first), min(limit, first + row.size)
         if begin < end:

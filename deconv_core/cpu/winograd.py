@@ -22,7 +22,7 @@ from numba.extending import intrinsic
 from .emit import Emitter
 from .jit import kernel
 from .phases import deal_rows, weave_rows
-from .rows import prefetch, vectors
+from .rows import vectors
 
 SOURCE = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))  # B^T
 RESULT = {  # A^T, by the number of results
@@ -125,13 +125,6 @@ def _part(p, at, end):
     return image, row, column, (rest + until - at - 1) // p.columns, until
 
 
-@kernel(inline="always")
-def _call(x, at, pitch, top, step, rows, left, count):
-    """Call for `count` elements, from column `left` on, of rows of the picture at ``x[at]``."""
-    for row in range(rows):
-        prefetch(x, at + (top + row * step) * pitch + left, count)
-
-
 @kernel
 def pack_tiles(x, packed, p, phase_h, start, group, first, last, lines):
     """Transform the block of tiles that begins with tile `start`, of the row phase `phase_h`.
@@ -152,13 +145,10 @@ def pack_tiles(x, packed, p, phase_h, start, group, first, last, lines):
             picture = ((image * p.groups + group) * p.source_channels + channel) * size
             top, rows = p.read_stride_h * row + p.read_base_h + phase_h, tile * (bottom - row) + 4
             begin = p.read_stride_w * left + p.read_base_w
-            if channel + 1 < last:
-                _call(
-                    x, picture + size, p.source_w, top, step_h, rows, begin, width * p.read_stride_w
-                )
             deal_rows(
                 p.read_stride_w, lines, 0, pitch, line,
                 x, picture, p.source_h, p.source_w, top, step_h, begin, rows, width + 1,
+                size if channel + 1 < last else 0,
             )  # fmt: skip
             deep, line_at = 0, column - left
             while at < until:
@@ -196,13 +186,10 @@ def pack_grad_tiles(dy, panel, p, start, group, first, lanes, lines):
             left, width = (column, until - at) if row == bottom else (0, p.columns)
             picture = ((image * p.groups + group) * p.result_channels + first + lane) * size
             rows = tile * (bottom - row + 1)
-            if lane + 1 < lanes:
-                _call(
-                    dy, picture + size, p.result_w, tile * row, 1, rows, tile * left, tile * width
-                )
             deal_rows(
                 tile, lines, 0, pitch, line,
                 dy, picture, p.result_h, p.result_w, tile * row, 1, tile * left, rows, width,
+                size if lane + 1 < lanes else 0,
             )  # fmt: skip
             deep, line_at = 0, column - left
             while at < until:
