@@ -88,6 +88,25 @@ def adjoint_sweep(axis: Axis) -> Sweep:
     )
 
 
+def trimmed(sweep: Sweep) -> Sweep:
+    """Return the same pass over the fewest positions: those of each write phase begin with it.
+
+    An adjoint's positions have results for the first of them to be dropped, in some phases; here
+    these phases count from one position later. What a position reads may so reach further by one.
+    """
+    moved = [divmod(b + sweep.write_base, sweep.write_stride) for b in range(sweep.write_stride)]
+    taps = [(moved[b][1], a, offset - moved[b][0]) for b, a, offset in sweep.taps]
+    first = min(offset for _, _, offset in taps)
+    return replace(
+        sweep,
+        count=ceil_div(sweep.result, sweep.write_stride),
+        reach=max(offset for _, _, offset in taps) - first,
+        read_base=sweep.read_base + sweep.read_stride * first,
+        write_base=0,
+        taps=tuple((b, a, offset - first) for b, a, offset in taps),
+    )
+
+
 def plain_sweeps(rows: Sweep, columns: Sweep) -> tuple[Sweep, Sweep] | None:
     """Return a pass of a single tap over whole pictures as one over a single long row, or None."""
     for axis in (rows, columns):

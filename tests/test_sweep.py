@@ -37,6 +37,14 @@ def execute(one: Sweep, source: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return result
 
 
+def trimmed_adjoint(axis: Axis) -> Sweep:
+    """Return the adjoint's pass over the fewest positions."""
+    return sweep.trimmed(sweep.adjoint_sweep(axis))
+
+
+KINDS = [sweep.forward_sweep, sweep.adjoint_sweep, trimmed_adjoint]
+
+
 @given(axes(), st.integers(0, 100))
 def test_sweeps_compute_the_convolution_and_its_adjoint(axis: Axis, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -45,9 +53,19 @@ def test_sweeps_compute_the_convolution_and_its_adjoint(axis: Axis, seed: int) -
     dense = matrix(axis, weight)
     np.testing.assert_array_equal(execute(sweep.forward_sweep(axis), x, weight), dense @ x)
     np.testing.assert_array_equal(execute(sweep.adjoint_sweep(axis), y, weight), dense.T @ y)
+    np.testing.assert_array_equal(execute(trimmed_adjoint(axis), y, weight), dense.T @ y)
 
 
-@given(axes(), st.sampled_from([sweep.forward_sweep, sweep.adjoint_sweep]))
+@given(axes())
+def test_a_trimmed_pass_has_the_fewest_positions(axis: Axis) -> None:
+    untrimmed, passed = sweep.adjoint_sweep(axis), trimmed_adjoint(axis)
+    assert passed.count == -(-passed.result // passed.write_stride) <= untrimmed.count
+    assert min(offset for _, _, offset in passed.taps) == 0
+    assert passed.reach <= untrimmed.reach + 1
+    assert sweep.trimmed(sweep.forward_sweep(axis)) == sweep.forward_sweep(axis)
+
+
+@given(axes(), st.sampled_from(KINDS))
 def test_sweeps_write_every_result_once_and_stay_within_reach(
     axis: Axis, kind: Callable[[Axis], Sweep]
 ) -> None:
@@ -62,7 +80,7 @@ def test_sweeps_write_every_result_once_and_stay_within_reach(
     assert all(0 <= offset <= passed.reach for _, _, offset in passed.taps)
 
 
-@given(axes(), st.sampled_from([sweep.forward_sweep, sweep.adjoint_sweep]))
+@given(axes(), st.sampled_from(KINDS))
 def test_overlap_is_zeros_at_both_ends_of_a_packed_row(
     axis: Axis, kind: Callable[[Axis], Sweep]
 ) -> None:

@@ -94,7 +94,7 @@ FEW_TAPS = 4  # with so few, the second of these: their streams share less of wh
 SUM_TERMS = 48  # products added up in a row: sums of such sums lose less to rounding
 # Products of matrices: of another plan's products they may take so many, moves included, without
 # and with strides to write at.
-GEMM_SHARE = 0.95, 0.6
+GEMM_SHARE = 0.95, 0.72
 WEIGHT_COST = 12  # products that it saves, with strides, not to send packed weights through memory
 MOVE_COST = 128  # products that moving a part of a column costs
 GEMM_POSITIONS = 1 << 16  # of a product, at most: there are tables of them

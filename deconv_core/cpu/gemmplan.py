@@ -16,7 +16,7 @@ from itertools import chain
 import numpy as np
 
 from ..geometry import ConvGeometry, ceil_div
-from ..sweep import Sweep, adjoint_sweep, forward_sweep
+from ..sweep import Sweep, adjoint_sweep, forward_sweep, trimmed
 from .blocking import covered, line_stride
 from .config import (
     CHUNK_ROWS,
@@ -157,7 +157,7 @@ def _run(count: int, units: int, size: int, phases: int) -> int:
 def gemm_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> GemmPlan | None:
     """Plan a forward pass or, with `adjoint`, an input gradient; None if another is cheaper."""
     sweep = adjoint_sweep if adjoint else forward_sweep
-    rows, columns = sweep(geometry.rows), sweep(geometry.cols)
+    rows, columns = trimmed(sweep(geometry.rows)), trimmed(sweep(geometry.cols))
     channels = geometry.in_channels // geometry.groups, geometry.out_channels // geometry.groups
     source, result = channels[::-1] if adjoint else channels
     width, kernel = MACHINE.vector_bytes // itemsize, len(rows.taps) * len(columns.taps)

@@ -10,7 +10,7 @@ import numpy as np
 from numba import config
 
 from ..geometry import ConvGeometry, ceil_div
-from ..sweep import Sweep, adjoint_sweep, forward_sweep, plain_sweeps
+from ..sweep import Sweep, adjoint_sweep, forward_sweep, plain_sweeps, trimmed
 from .blocking import Pass, line_stride, packed_layout, plain_layout, tiles
 from .config import (
     LANES_BYTES,
@@ -123,6 +123,17 @@ def _flat(work: Pass) -> tuple[Sweep, Sweep] | None:
     return flat if work.dot or flat[1].count >= widest else None
 
 
+def _least_packed(work: Pass) -> tuple[tuple[Sweep, Sweep], dict[str, int]]:
+    """Return the sweeps, trimmed or not, that pack and compute fewer positions, and the layout."""
+    choices = (work.rows, work.columns), (trimmed(work.rows), trimmed(work.columns))
+    layouts = [packed_layout(work._replace(rows=r, columns=c)) for r, c in choices]
+
+    def size(found: tuple[tuple[Sweep, Sweep], dict[str, int]]) -> int:
+        return found[1]["blocks"] * (found[1]["phase_plane"] + found[1]["positions"])
+
+    return min(zip(choices, layouts, strict=True), key=size)
+
+
 def _common(geometry: ConvGeometry, work: Pass) -> tuple[dict[str, int], tuple[Sweep, Sweep]]:
     """Return the fields that every pass fills alike, and the sweeps that it makes."""
     flat, tiled = _flat(work), choose_tiles(work)
@@ -134,7 +145,7 @@ def _common(geometry: ConvGeometry, work: Pass) -> tuple[dict[str, int], tuple[S
         layout = tiled_layout(work._replace(rows=rows, columns=columns), tiled)
     else:  # of a 1x1 pass without strides, a picture is one long row
         rows, columns = plain_sweeps(work.rows, work.columns) or (work.rows, work.columns)
-        layout = packed_layout(work._replace(rows=rows, columns=columns))
+        (rows, columns), layout = _least_packed(work._replace(rows=rows, columns=columns))
     numbers = dict.fromkeys(_FIELDS, 0) | layout
     numbers |= {
         "groups": geometry.groups, "source_channels": work.source, "result_channels": work.result,
