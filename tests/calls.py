@@ -23,6 +23,8 @@ CONV = [
     ((1, 5, 6, 19), (10, 1, 5, 5), {"groups": 5, "padding": "same"}),
     ((3, 2, 11, 10), (3, 2, 3, 4), {"stride": 4, "dilation": (3, 2), "padding": 2}),
     ((1, 3, 1, 40), (31, 3, 1, 9), {"stride": 2, "padding": (0, 12)}),
+    ((1, 3, 40, 75), (4, 3, 16, 33), {"stride": (8, 16), "padding": (3, 5)}),
+    ((2, 2, 9, 140), (3, 2, 9, 40), {"stride": (4, 32), "padding": (0, 7)}),
     ((3, 7, 12, 12), (31, 7, 1, 1), {}),  # straight from the arrays
     ((2, 10, 9, 23), (14, 5, 1, 1), {"groups": 2}),
     ((6, 40, 14, 26), (41, 40, 3, 3), {"padding": 1}),  # by Winograd's tiles, and the next two
@@ -46,6 +48,7 @@ TRANSPOSED = [
     ((2, 9, 4, 5), (9, 3, 3, 3), {"stride": 2, "padding": 1}),
     ((1, 16, 5, 16), (16, 16, 3, 3), {"stride": 2, "padding": 1, "output_padding": 1}),
     ((1, 8, 3, 2), (8, 17, 4, 4), {"stride": 2, "padding": 1}),
+    ((1, 3, 2, 18), (3, 2, 20, 33), {"stride": (16, 32), "padding": (2, 0)}),
     ((2, 4, 3, 5), (4, 3, 2, 3), {"stride": (4, 1), "output_padding": (3, 0), "groups": 2}),
     ((1, 7, 6, 3), (7, 1, 3, 3), {"dilation": (2, 3), "stride": 3, "padding": 2, "groups": 7}),
     ((12, 38, 12, 13), (38, 40, 3, 3), {"padding": 1}),  # by Winograd's tiles, and the next two

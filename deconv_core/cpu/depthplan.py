@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..geometry import ConvGeometry, ceil_div
-from ..sweep import Sweep, adjoint_sweep, forward_sweep
+from ..sweep import Sweep, adjoint_sweep, forward_sweep, trimmed
 from .config import BLOCK_POSITIONS, CHANNEL_RUN, MACHINE, MAX_CHUNKS, MIN_BLOCKS, PLANE_POSITIONS
 from .plan import record, sweep_numbers
 from .rowtile import ROWS, RUNS, TAPS
@@ -146,7 +146,7 @@ def _finish(
 def plane_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> DepthPlan:
     """Plan a depthwise forward pass or, with `adjoint`, its input gradient."""
     sweep = adjoint_sweep if adjoint else forward_sweep
-    rows, columns = sweep(geometry.rows), sweep(geometry.cols)
+    rows, columns = trimmed(sweep(geometry.rows)), trimmed(sweep(geometry.cols))
     numbers = _numbers(geometry, rows, columns, itemsize, PLANE_POSITIONS)
     lists = _runs(rows, columns, numbers)
     numbers["panel_size"] = 0

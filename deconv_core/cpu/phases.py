@@ -18,7 +18,7 @@ from .emit import INDEX, Emitter
 from .jit import kernel
 from .rows import vectors
 
-WAYS = (2, 3, 4, 6, 8)  # parts that rows are dealt to and woven from in whole vectors
+WAYS = (2, 3, 4, 6, 8, 16, 32)  # parts that rows are dealt to and woven from in whole vectors
 
 
 def _dealt(emit: Emitter, row: list[Any]) -> list[Any]:
@@ -175,13 +175,21 @@ def deal_rows(
         for r in range(rows):
             start, size = _row(r, top, step, height, limit)
             _deal(6, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size, ahead)
-    else:
+    elif parts == 8:
         for r in range(rows):
             start, size = _row(r, top, step, height, limit)
             _deal(8, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size, ahead)
+    elif parts == 16:
+        for r in range(rows):
+            start, size = _row(r, top, step, height, limit)
+            _deal(16, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size, ahead)
+    else:
+        for r in range(rows):
+            start, size = _row(r, top, step, height, limit)
+            _deal(32, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size, ahead)
 
 
-@kernel(inline="always")
+@kernel
 def weave_rows(
     parts, y, y_at, height, limit, top, step, left, x, x_at, x_row, pitch, rows, count, bias
 ):  # fmt: skip
@@ -210,8 +218,18 @@ def weave_rows(
             if 0 <= top + r * step < height:
                 to = y_at + (top + r * step) * limit
                 _weave(6, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias)
-    else:
+    elif parts == 8:
         for r in range(rows):
             if 0 <= top + r * step < height:
                 to = y_at + (top + r * step) * limit
                 _weave(8, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias)
+    elif parts == 16:
+        for r in range(rows):
+            if 0 <= top + r * step < height:
+                to = y_at + (top + r * step) * limit
+                _weave(16, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias)
+    else:
+        for r in range(rows):
+            if 0 <= top + r * step < height:
+                to = y_at + (top + r * step) * limit
+                _weave(32, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias)
