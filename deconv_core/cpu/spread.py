@@ -24,24 +24,27 @@ from .tile import spread
 from .winograd import pack_tiles, unpack_tiles
 from .winoweights import pack_tile_weights
 
-_VECTOR_BYTES = MACHINE.vector_bytes
+_VECTOR_BYTES, _MOST_LANES = MACHINE.vector_bytes, MACHINE.spread[0][0]
 
 
 @kernel
 def _plain(x, weights, bias, y, p, taps, image, column, group, first, lanes, at, step):
     """Run one unit over a block of a 1x1 convolution, from `x` straight into `y`.
 
-    The last tile overlaps the one before it, so that whole vectors stay inside the block.
+    The last tile overlaps the one before it, so that whole vectors stay inside the block; it is of
+    a single vector where that is enough (tile.py).
     """
+    width = _VECTOR_BYTES // x.itemsize
     end = min(p.columns, column + p.block_columns)
     channel = group * p.result_channels + first
     for i in range(min(p.images, p.batch - image)):
         source = ((image + i) * p.groups + group) * p.source_channels * p.columns
         target = ((image + i) * p.groups * p.result_channels + channel) * p.columns
         for start in range(column, end, step):
-            q = min(start, end - step)
+            count = width if lanes == _MOST_LANES and end - start <= width else step
+            q = min(start, end - count)
             spread(
-                lanes, step, weights, at, x, source + q, p.columns, p.source_channels, taps, 0, 1,
+                lanes, count, weights, at, x, source + q, p.columns, p.source_channels, taps, 0, 1,
                 bias, channel, y, target + q, p.columns, 1,
             )  # fmt: skip
 
