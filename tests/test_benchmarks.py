@@ -238,6 +238,26 @@ def test_one_row_from_end_to_end(tmp_path: Path) -> None:
     assert mean == pytest.approx(rows[0]["ratio"])
 
 
+def test_a_ratio_is_bounded_by_arithmetic_and_by_traffic() -> None:
+    names = ["U-Net 2x2 s2, 52 to 104: forward", "DeconvNet 3x3 s1, 14: forward"]
+    rows = [
+        {"name": name, "rival": f"PyTorch: {way}", "rival_s": seconds, "ratio": ratio}
+        for name in names
+        for way, seconds, ratio in [
+            ("as installed", 9.0, 3.0), ("channels_last", 6.0, 2.0), ("allocator", 5.0, 1.0),
+        ]
+    ]  # fmt: skip
+    report = {"machine": {"threads": 2, "peak_gflops": {"1": 1.0, "2": 2.0}}, "rows": rows}
+    macs = 4 * 512 * 256 * 52 * 52, 9 * 512 * 512 * 14 * 14
+    least = 2 * macs[0] / 2e9, 2 * macs[1] * (16 * 7 * 7) / (9 * 14 * 14) / 2e9
+    found = {name: rest for _, name, *rest in load("bound").bounds(report, 1e30)}
+    for name, seconds in zip(names, least, strict=True):
+        assert found[name] == pytest.approx([6.0 / seconds, 2.0])
+    moved = 4 * (512 * 52 * 52 + 256 * 104 * 104 + 512 * 256 * 4)
+    found = {name: rest for _, name, *rest in load("bound").bounds(report, 1.0)}
+    assert found[names[0]] == pytest.approx([6.0 / moved, 2.0])
+
+
 @pytest.mark.parametrize("side", ["ours", "ddnet_torch", "ddnet_onnxruntime", "ddnet_openvino"])
 def test_everybodys_ddnet_is_ddnet(worker: Any, tmp_path: Path, side: str) -> None:
     rivals, cases, exact = load("rivals"), load("ddnet_case"), load("exact")

@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 
 from .emit import INDEX, Emitter
 from .jit import kernel
-from .rows import vectors
+from .rows import whole_vectors
 
 WAYS = (2, 3, 4, 6, 8, 16, 32)  # parts that rows are dealt to and woven from in whole vectors
 
@@ -58,7 +58,7 @@ def _deal(
         emit = Emitter(context, builder, x.dtype)
         source, target, width = emit.pointer(x, x_, x_at_), emit.pointer(y, y_, y_at_), emit.width
 
-        def body(at: Any, masked: bool) -> None:
+        def body(at: Any) -> None:
             low = builder.add(first_, emit.times(at, ways))
             starts = [builder.add(low, ir.Constant(INDEX, i * width)) for i in range(ways)]
             reads = [emit.load_inside(emit.step(source, at), at, limit_) for at in starts]
@@ -67,7 +67,7 @@ def _deal(
             for k, part in enumerate(_dealt(emit, reads)):
                 emit.store(part, emit.step(emit.step(target, emit.times(pitch_, k)), at))
 
-        vectors(emit, count_, body)
+        whole_vectors(emit, count_, body)
         return context.get_dummy_value()
 
     return signature, generate
@@ -91,7 +91,7 @@ def _weave(
         last = builder.add(first_, emit.times(count_, ways))
         end = builder.select(builder.icmp_signed("<", last, limit_), last, limit_)
 
-        def body(at: Any, masked: bool) -> None:
+        def body(at: Any) -> None:
             parts = [emit.add(emit.load(emit.step(row, at)), offset) for row in rows]
             low = builder.add(first_, emit.times(at, ways))
             for i, woven in enumerate(_woven(emit, parts)):
@@ -107,7 +107,7 @@ def _weave(
                     with partly:
                         emit.store_inside(woven, emit.step(target, start), start, end)
 
-        vectors(emit, count_, body)
+        whole_vectors(emit, count_, body)
         return context.get_dummy_value()
 
     return signature, generate

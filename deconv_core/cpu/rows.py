@@ -30,6 +30,13 @@ def vectors(emit: Emitter, count: Any, body: Callable[[Any, bool], None]) -> Non
         body(whole, True)
 
 
+def whole_vectors(emit: Emitter, count: Any, body: Callable[[Any], None]) -> None:
+    """Emit `body` for every vector of `count` elements; the last one may run over."""
+    zero, width = ir.Constant(INDEX, 0), ir.Constant(INDEX, emit.width)
+    with cgutils.for_range_slice(emit.builder, zero, count, width, inc=True) as (at, _):
+        body(at)
+
+
 @intrinsic
 def copy(typing: Any, y: Any, y_at: Any, x: Any, x_at: Any, count: Any, bias: Any) -> Any:
     """``y[y_at + i] = x[x_at + i] + bias`` for i < count."""
@@ -88,7 +95,7 @@ def _window(stride: int) -> Any:
             source, target = emit.pointer(x, x_, x_at_), emit.pointer(y, y_, y_at_)
             wanted = [stride * i for i in range(emit.width)]
 
-            def body(at: Any, masked: bool) -> None:
+            def body(at: Any) -> None:
                 low = builder.add(first_, emit.times(at, stride))
                 starts = [
                     builder.add(low, ir.Constant(INDEX, i * emit.width)) for i in range(stride)
@@ -98,7 +105,7 @@ def _window(stride: int) -> Any:
                     emit.prefetch(emit.step(emit.step(source, start), ahead_))
                 emit.store(emit.pick(reads, wanted), emit.step(target, at))
 
-            vectors(emit, count_, body)
+            whole_vectors(emit, count_, body)
             return context.get_dummy_value()
 
         return signature, generate

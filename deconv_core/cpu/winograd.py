@@ -22,7 +22,7 @@ from numba.extending import intrinsic
 from .emit import Emitter
 from .jit import kernel
 from .phases import deal_rows, weave_rows
-from .rows import vectors
+from .rows import whole_vectors
 
 SOURCE = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))  # B^T
 RESULT = {  # A^T, by the number of results
@@ -75,7 +75,7 @@ def _transform(matrix: Matrix, dealt: int = 4) -> Any:
                 for r in size
             ]
 
-            def body(at: Any, _: bool) -> None:
+            def body(at: Any) -> None:
                 tile = [[emit.load(emit.step(read, at)) for read in row] for row in reads]
                 rows = [[_weighted(emit, factors, row) for factors in matrix] for row in tile]
                 for r, factors in enumerate(matrix):
@@ -84,7 +84,7 @@ def _transform(matrix: Matrix, dealt: int = 4) -> Any:
                         write = emit.step(place(target, y_row_, y_column_, r, c), at)
                         emit.store(value, write)
 
-            vectors(emit, count_, body)
+            whole_vectors(emit, count_, body)
             return context.get_dummy_value()
 
         return signature, generate

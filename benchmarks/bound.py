@@ -1,0 +1,110 @@
+"""How many times as fast as PyTorch a perfect implementation of some passes could be.
+
+    python benchmarks/kernels.py --table transposed --threads 2 --json kernels.json
+    python benchmarks/bound.py kernels.json
+
+No pass takes less time than its multiply-adds need at the measured peak, nor than its arrays need
+to be moved once, at the speed of a copy in cache. Where Winograd's tiles fit, their products are
+counted instead, if they are fewer: tiles of 4x4, the largest whose error stays within twice
+PyTorch's. Transforms, packing and all else are taken to cost nothing. PyTorch's time in its better
+layout, over that least time, bounds the ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import kernels
+import numpy as np
+from ratios import geometric_mean
+
+from deconv_core.cpu.depthplan import is_depthwise
+from deconv_core.cpu.tiling import fits_tiles
+from deconv_core.geometry import ConvGeometry
+from deconv_core.sweep import Sweep, forward_sweep, winograd_sweep
+
+MIB = (4, 16, 64)  # of the arrays that are copied
+
+
+def copy_speed(threads: int) -> float:
+    """Return the most bytes, read and written, that `threads` copies move in a second."""
+    best = 0.0
+    with ThreadPoolExecutor(threads) as pool:
+        for size in MIB:
+            pairs = [np.zeros((2, (size << 20) // threads), np.uint8) for _ in range(threads)]
+            for _ in range(20):
+                start = time.perf_counter()
+                list(pool.map(lambda pair: np.copyto(pair[0], pair[1]), pairs))
+                moved = sum(pair.nbytes for pair in pairs)
+                best = max(best, moved / (time.perf_counter() - start))
+    return best
+
+
+def products(shape: ConvGeometry) -> float:
+    """Return the fewest multiply-adds of a pass: its own, or those of Winograd's tiles."""
+    sweeps = forward_sweep(shape.rows), forward_sweep(shape.cols)
+    if is_depthwise(shape) or not fits_tiles(*sweeps):
+        return shape.macs
+    tiles = [winograd_sweep(axis, 4 - axis.reach) for axis in sweeps]
+    return min(1.0, _taps(tiles) / _taps(sweeps)) * shape.macs
+
+
+def _taps(sweeps: Any) -> int:
+    """Return the products of one image in one channel."""
+
+    def along(axis: Sweep) -> int:
+        return len(axis.taps) * axis.count
+
+    return math.prod(along(axis) for axis in sweeps)
+
+
+def bounds(report: dict[str, Any], speed: float) -> Iterator[tuple[str, str, float, float]]:
+    """Yield table, name, bound of the ratio and ratio of each pass in a report of kernels.py."""
+    machine, in_better_layout = report["machine"], kernels.WAYS["in its better layout"]
+    peak = 1e9 * machine["peak_gflops"][str(machine["threads"])]
+    timed: dict[str, dict[str, Any]] = {}
+    for row in report["rows"]:
+        if row.get("rival") and in_better_layout(row):
+            before = timed.get(row["name"])
+            timed[row["name"]] = row if before is None else min(before, row, key=_rival)
+    for row in kernels.rows_of(None, False):
+        if row.name in timed:
+            found, shape = timed[row.name], row.geometry
+            sizes = shape.input_shape, shape.output_shape, shape.weight_shape
+            traffic = 4 * sum(math.prod(size) for size in sizes)
+            least = max(2 * products(shape) / peak, traffic / speed)
+            yield row.table, row.name, _rival(found) / least, found["ratio"]
+
+
+def _rival(row: dict[str, Any]) -> float:
+    """Return the rival's seconds."""
+    return float(row["rival_s"])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print each pass, the tightest bound first, and the geometric means of each table."""
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("report", type=Path, help="what kernels.py --json wrote")
+    report = json.loads(made.parse_args(arguments).report.read_text())
+    speed = copy_speed(report["machine"]["threads"])
+    print(f"copies move {speed / 1e9:.0f} GB/s\n{'':54}  bound  ratio  reached")
+    found = sorted(bounds(report, speed), key=lambda row: row[2])
+    for _, name, bound, ratio in found:
+        print(f"{name:54} {bound:6.2f} {ratio:6.2f} {ratio / bound:7.0%}")
+    for table in dict.fromkeys(row[0] for row in found):
+        rows = [row for row in found if row[0] == table]
+        bound, ratio = (geometric_mean([row[i] for row in rows]) for i in (2, 3))
+        print(f"{table}: at most {bound:.2f}x, reached {ratio:.2f}x, {ratio / bound:.0%} of it")
+
+
+if __name__ == "__main__":
+    main()
