@@ -1,13 +1,13 @@
-"""How many times as fast as PyTorch a perfect implementation of some passes could be.
+"""How many times as fast as PyTorch the algorithms built here would be, if they ran perfectly.
 
     python benchmarks/kernels.py --table transposed --threads 2 --json kernels.json
     python benchmarks/bound.py kernels.json
 
-No pass takes less time than its multiply-adds need at the measured peak, nor than its arrays need
-to be moved once, at the speed of a copy in cache. Where Winograd's tiles fit, their products are
-counted instead, if they are fewer: tiles of 4x4, the largest whose error stays within twice
-PyTorch's. Transforms, packing and all else are taken to cost nothing. PyTorch's time in its better
-layout, over that least time, bounds the ratio.
+A perfect pass takes as long as its multiply-adds need at the measured peak, or as its arrays need to
+be moved once, at the speed of a copy in cache. Where Winograd's tiles fit, their products are counted
+instead, if they are fewer. Transforms, packing and all else are taken to cost nothing. PyTorch's
+time in its better layout, over that time, bounds the ratio. Only another algorithm could pass it:
+tiles along one axis, of dilated kernels, or of large kernels in pieces would have fewer products.
 """
 
 from __future__ import annotations

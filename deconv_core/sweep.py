@@ -89,10 +89,10 @@ def adjoint_sweep(axis: Axis) -> Sweep:
 
 
 def trimmed(sweep: Sweep) -> Sweep:
-    """Return the same pass over the fewest positions: those of each write phase begin with it.
+    """Return the same pass over the fewest positions: each write phase begins with a result.
 
-    An adjoint's positions have results for the first of them to be dropped, in some phases; here
-    these phases count from one position later. What a position reads may so reach further by one.
+    At an adjoint's first position, padding may drop the results of some phases. Here these phases
+    count from the next position instead, so that a position may reach one further.
     """
     moved = [divmod(b + sweep.write_base, sweep.write_stride) for b in range(sweep.write_stride)]
     taps = [(moved[b][1], a, offset - moved[b][0]) for b, a, offset in sweep.taps]
