@@ -3,11 +3,11 @@
     python benchmarks/kernels.py --table transposed --threads 2 --json kernels.json
     python benchmarks/bound.py kernels.json
 
-A perfect pass takes as long as its multiply-adds need at the measured peak, or as its arrays need to
-be moved once, at the speed of a copy in cache. Where Winograd's tiles fit, their products are counted
-instead, if they are fewer. Transforms, packing and all else are taken to cost nothing. PyTorch's
-time in its better layout, over that time, bounds the ratio. Only another algorithm could pass it:
-tiles along one axis, of dilated kernels, or of large kernels in pieces would have fewer products.
+A perfect pass takes as long as its multiply-adds need at the measured peak, or as its arrays need
+to be moved once, at the speed of a copy in cache. Where Winograd's tiles fit, their products are
+counted instead, if they are fewer. Transforms, packing and all else are taken to cost nothing.
+PyTorch's time in its better layout, over that time, bounds the ratio. Only another algorithm could
+pass it: tiles along one axis, of dilated kernels, or of large kernels in pieces.
 """
 
 from __future__ import annotations
