@@ -79,10 +79,11 @@ SHARED_MACS = 1 << 18  # multiply-adds below which a pass runs on the calling th
 WORKER_MACS = 1 << 18  # multiply-adds worth waking one more thread for, where there are many
 PARTIAL_BYTES = 1 << 25  # partial sums of a weight gradient
 MAX_CHUNKS = 32
-# Products that a transformed element of the source costs, times the stride,
-TILED_SOURCE = 8 if MACHINE.vector_bytes == 64 else 5  # which narrow vectors take longer for,
-TILED_RESULT = 8  # one of the result,
-TILED_WEIGHT = 60  # and one of the weight
+# Products that a transformed element of the source costs, times the stride: where vectors are
+# narrow, products take longer and the transform little more.
+TILED_SOURCE = 8 if MACHINE.vector_bytes == 64 else 5
+TILED_RESULT = 8  # the same of the result,
+TILED_WEIGHT = 60  # and of the weight
 TILED_SHARE = 0.85  # of the direct products that those of Winograd's tiles may be, costs included
 GRAD_SHARE = 0.95  # the same of a weight gradient,
 GRAD_WEIGHT = 60  # whose sums cost more,
