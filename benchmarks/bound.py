@@ -69,23 +69,15 @@ def bounds(report: dict[str, Any], speed: float) -> Iterator[tuple[str, str, flo
     """Yield table, name, bound of the ratio and ratio of each pass in a report of kernels.py."""
     machine, in_better_layout = report["machine"], kernels.WAYS["in its better layout"]
     peak = 1e9 * machine["peak_gflops"][str(machine["threads"])]
-    timed: dict[str, dict[str, Any]] = {}
-    for row in report["rows"]:
-        if row.get("rival") and in_better_layout(row):
-            before = timed.get(row["name"])
-            timed[row["name"]] = row if before is None else min(before, row, key=_rival)
+    rows = (row for row in report["rows"] if row["rival"] and in_better_layout(row))
+    timed = kernels.against_fastest(rows)
     for row in kernels.rows_of(None, False):
         if row.name in timed:
             found, shape = timed[row.name], row.geometry
             sizes = shape.input_shape, shape.output_shape, shape.weight_shape
             traffic = 4 * sum(math.prod(size) for size in sizes)
             least = max(2 * products(shape) / peak, traffic / speed)
-            yield row.table, row.name, _rival(found) / least, found["ratio"]
-
-
-def _rival(row: dict[str, Any]) -> float:
-    """Return the rival's seconds."""
-    return float(row["rival_s"])
+            yield row.table, row.name, found["rival_s"] / least, found["ratio"]
 
 
 def main(arguments: list[str] | None = None) -> None:

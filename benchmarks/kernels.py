@@ -16,7 +16,7 @@ is printed as well.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -104,13 +104,19 @@ def validate(
     return errors
 
 
+def against_fastest(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return each name's row against its fastest rival, which comes first."""
+    best: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        best.setdefault(row["name"], row)
+    return best
+
+
 def conclude(report: Report, table: str) -> None:
     """Print a table's geometric means and lowest ratios, for each way to run the rival."""
     rows = [row for row in report.rows if row["table"] == table and row["rival"]]
     for way, belongs in WAYS.items():
-        best: dict[str, dict[str, Any]] = {}
-        for row in filter(belongs, rows):  # a name's fastest row comes first
-            best.setdefault(row["name"], row)
+        best = against_fastest(filter(belongs, rows))
         for what in ("all passes", *PASSES):
             some = [row for row in best.values() if what in ("all passes", row["pass"])]
             if some:
