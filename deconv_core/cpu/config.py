@@ -93,6 +93,8 @@ TILES_BYTES = 1 << 19  # packed tiles of one block: the transformed weights shar
 TILE_LANES_BYTES = 1 << 22  # a weight gradient's transformed lanes that are packed together
 DOT_TERMS = 96, 64  # products that an element of a weight gradient's vectors adds up in a row
 FEW_TAPS = 4  # with so few, the second of these: their streams share less of what they read
+AHEAD_STEPS = 48  # of a tile, between the weights that it multiplies and those it calls for
+AHEAD_PLANES = 2  # the same of its source
 SUM_TERMS = 48  # products added up in a row: sums of such sums lose less to rounding
 # Products of matrices: of another plan's products they may take so many, moves included, without
 # and with strides to write at.

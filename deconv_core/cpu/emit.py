@@ -50,14 +50,14 @@ class Emitter:
         self.builder.store(value, address, align=self.size)
 
     def prefetch(self, pointer: Any) -> None:
-        """Bring the cache line at `pointer` near, if there is one."""
+        """Bring the cache line at `pointer` into the nearest cache, if there is one."""
         address = self.builder.bitcast(pointer, ir.IntType(8).as_pointer())
         function = cgutils.get_or_insert_function(
             self.builder.module,
             ir.FunctionType(ir.VoidType(), [address.type, I32, I32, I32]),
             "llvm.prefetch.p0",
         )
-        self.builder.call(function, [address] + [ir.Constant(I32, n) for n in (0, 2, 1)])
+        self.builder.call(function, [address] + [ir.Constant(I32, n) for n in (0, 3, 1)])
 
     def broadcast(self, scalar: Any) -> Any:
         """Return a vector of copies of `scalar`."""

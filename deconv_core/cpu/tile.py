@@ -6,7 +6,8 @@ into vectors of consecutive positions. It serves every convolution pass and the 
 the vector's elements are taken once at the end. It serves the weight gradients.
 
 Both are branch-free, know nothing of padding, strides or edges, and always use whole vectors: the
-callers pack their operands so that whole vectors are theirs to read and write. Each has a plain
+callers pack their operands so that whole vectors are theirs to read and write. `spread` calls for
+what its next steps multiply: an address that is called for may lie anywhere. Each has a plain
 Python twin, which runs when Numba's compiler is disabled.
 """
 
@@ -21,7 +22,7 @@ from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .config import MACHINE, SUM_TERMS
+from .config import AHEAD_PLANES, AHEAD_STEPS, MACHINE, SUM_TERMS
 from .emit import INDEX, Emitter
 from .jit import kernel
 
@@ -64,6 +65,10 @@ def _spread(
                     offset = builder.load(emit.step(offsets, tap.index))
                     start = emit.step(channel, offset)
                     scalars = builder.load(weight)
+                    emit.prefetch(emit.step(scalars, rows * AHEAD_STEPS))
+                    far = emit.step(start, emit.times(plane_, AHEAD_PLANES))
+                    for v in range(columns):
+                        emit.prefetch(emit.step(far, v * emit.width))
                     positions = [
                         emit.load(emit.step(start, v * emit.width)) for v in range(columns)
                     ]
