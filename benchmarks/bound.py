@@ -7,7 +7,7 @@ A perfect pass takes as long as its multiply-adds need at the measured peak, or 
 to be moved once, at the speed of a copy in cache. Where Winograd's tiles fit, their products are
 counted instead, if they are fewer. Transforms, packing and all else are taken to cost nothing.
 PyTorch's time in its better layout, over that time, bounds the ratio. Only another algorithm could
-pass it: tiles along one axis, of dilated kernels, or of large kernels in pieces.
+pass it: tiles along one axis, or of large kernels in pieces.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ import numpy as np
 from ratios import geometric_mean
 
 from deconv_core.cpu.depthplan import is_depthwise
-from deconv_core.cpu.tiling import fits_tiles
+from deconv_core.cpu.tiling import fit_tiles
 from deconv_core.geometry import ConvGeometry
-from deconv_core.sweep import Sweep, forward_sweep, winograd_sweep
+from deconv_core.sweep import Sweep, forward_sweep
 
 MIB = (4, 16, 64)  # of the arrays that are copied
 
@@ -50,17 +50,17 @@ def copy_speed(threads: int) -> float:
 def products(shape: ConvGeometry) -> float:
     """Return the fewest multiply-adds of a pass: its own, or those of Winograd's tiles."""
     sweeps = forward_sweep(shape.rows), forward_sweep(shape.cols)
-    if is_depthwise(shape) or not fits_tiles(*sweeps):
+    tiling = None if is_depthwise(shape) else fit_tiles(*sweeps)
+    if tiling is None:
         return shape.macs
-    tiles = [winograd_sweep(axis, 4 - axis.reach) for axis in sweeps]
-    return min(1.0, _taps(tiles) / _taps(sweeps)) * shape.macs
+    return min(1.0, _taps((tiling.rows, tiling.columns)) / _taps(sweeps)) * shape.macs
 
 
 def _taps(sweeps: Any) -> int:
     """Return the products of one image in one channel."""
 
     def along(axis: Sweep) -> int:
-        return len(axis.taps) * axis.count
+        return len(axis.taps) * axis.positions
 
     return math.prod(along(axis) for axis in sweeps)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from .geometry import Axis, ceil_div
@@ -21,6 +22,8 @@ class Sweep:
     ----------
     read_phases : the phases that some tap reads
     taps : tuple of (b, a, offset), one for each kernel tap; ``0 <= offset <= reach``
+    folds : passes like this one side by side, each an element further in source and result, and
+        all of them over every `folds`-th element only
     """
 
     source: int
@@ -33,6 +36,12 @@ class Sweep:
     write_stride: int
     write_base: int
     taps: tuple[tuple[int, int, int], ...]
+    folds: int = 1
+
+    @property
+    def positions(self) -> int:
+        """Positions of all folds."""
+        return self.count * self.folds
 
     @property
     def overlap(self) -> int:
@@ -120,6 +129,20 @@ def plain_sweeps(rows: Sweep, columns: Sweep) -> tuple[Sweep, Sweep] | None:
     )
 
 
+def folded(sweep: Sweep) -> Sweep:
+    """Return a dilated pass without strides as dense ones side by side, others as they are."""
+    folds = math.gcd(*(offset for _, _, offset in sweep.taps))
+    if sweep.read_stride * sweep.write_stride > 1 or folds < 2:
+        return sweep
+    return replace(
+        sweep,
+        count=ceil_div(sweep.count, folds),
+        reach=sweep.reach // folds,
+        taps=tuple((b, a, offset // folds) for b, a, offset in sweep.taps),
+        folds=folds,
+    )
+
+
 def winograd_sweep(sweep: Sweep, results: int) -> Sweep:
     """Return the pass by tiles of `results` positions, for ``5 - results`` taps (cpu/winograd.py).
 
@@ -148,4 +171,5 @@ def winograd_sweep(sweep: Sweep, results: int) -> Sweep:
         write_stride=4 * sweep.write_stride,
         write_base=sweep.write_base,
         taps=tuple(taps),
+        folds=sweep.folds,
     )

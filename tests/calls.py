@@ -27,7 +27,8 @@ CONV = [
     ((2, 2, 9, 140), (3, 2, 9, 40), {"stride": (4, 32), "padding": (0, 7)}),
     ((3, 7, 12, 12), (31, 7, 1, 1), {}),  # straight from the arrays
     ((2, 10, 9, 23), (14, 5, 1, 1), {"groups": 2}),
-    ((6, 40, 14, 26), (41, 40, 3, 3), {"padding": 1}),  # by Winograd's tiles, and the next two
+    ((6, 40, 14, 26), (41, 40, 3, 3), {"padding": 1}),  # by Winograd's tiles, and the next three
+    ((3, 64, 26, 30), (64, 64, 3, 3), {"padding": 1, "dilation": 2}),
     ((8, 64, 8, 34), (78, 32, 3, 3), {"padding": (0, 2), "groups": 2}),
     ((12, 40, 36, 41), (48, 40, 4, 4), {"stride": 2, "padding": 1}),
     ((3, 5, 4, 7), (6, 5, 4, 7), {}),  # a kernel as large as the picture

@@ -18,7 +18,7 @@ from deconv_core import functional as F
 from deconv_core import geometry
 from deconv_core.cpu import winograd
 from deconv_core.cpu.conv import choose, choose_grad
-from deconv_core.cpu.tiling import fits_tiles
+from deconv_core.cpu.tiling import fit_tiles
 from deconv_core.sweep import forward_sweep
 
 KERNEL = {  # G, by the number of results
@@ -90,6 +90,7 @@ def test_the_transforms_are_winograds_identity(results: int) -> None:
     more=st.tuples(st.integers(0, 1), st.integers(0, 1)),
     stride=st.tuples(st.integers(1, 2), st.integers(1, 2)),
     padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    dilation=st.tuples(st.integers(1, 4), st.sampled_from([1, 1, 2, 2, 3, 4, 8])),
     extra=st.tuples(st.integers(0, 1), st.integers(0, 1)),
     transposed=st.booleans(),
     dtype=st.sampled_from([np.float32, np.float64]),
@@ -104,14 +105,18 @@ def test_any_geometry(
     more: tuple[int, int],
     stride: tuple[int, int],
     padding: tuple[int, int],
+    dilation: tuple[int, int],
     extra: tuple[int, int],
     transposed: bool,
     dtype: type,
     seed: int,
 ) -> None:
     rng = np.random.default_rng(seed)
-    options = dict(stride=stride, padding=padding, groups=groups)
-    kernel = [reach * s + 1 + extra * (s - 1) for s, extra in zip(stride, more, strict=True)]
+    options = dict(stride=stride, padding=padding, groups=groups, dilation=dilation)
+    kernel = [
+        reach * s + 1 + extra * (s - 1) if d == 1 else reach + 1
+        for s, d, extra in zip(stride, dilation, more, strict=True)
+    ]
     x = rng.standard_normal((batch, groups * channels[0], *size)).astype(dtype)
     first, second = (channels[0] * groups, channels[1]) if transposed else channels[::-1]
     first *= 1 if transposed else groups
@@ -120,15 +125,15 @@ def test_any_geometry(
         if transposed:
             options["output_padding"] = tuple(np.minimum(extra, np.array(stride) - 1).tolist())
             shape = geometry.conv_transpose(
-                x.shape, w.shape, stride, padding, options["output_padding"], groups
+                x.shape, w.shape, stride, padding, options["output_padding"], groups, dilation
             )
             dy_shape = shape.input_shape
         else:
-            shape = geometry.conv(x.shape, w.shape, stride, padding, 1, groups)
+            shape = geometry.conv(x.shape, w.shape, stride, padding, dilation, groups)
             dy_shape = shape.output_shape
     except ValueError:
         assume(False)
-    assume(fits_tiles(forward_sweep(shape.rows), forward_sweep(shape.cols)))
+    assume(fit_tiles(forward_sweep(shape.rows), forward_sweep(shape.cols)) is not None)
     dy = rng.standard_normal(dy_shape).astype(dtype)
     limit = 5e-6 if dtype == np.float32 else 1e-14
     with tiles_wherever_they_can():
@@ -144,6 +149,17 @@ def test_error_is_at_most_twice_pytorchs(channels: tuple[int, int]) -> None:
     dy = rng.standard_normal((2, channels[1], 32, 32), np.float32)
     assert results(geometry.conv(x.shape, w.shape, 1, 1)) == [2, 2, 2]
     for ours, theirs in errors(x, w, dy, padding=1):
+        assert ours <= 2 * theirs
+
+
+def test_error_of_a_dilated_pass_is_at_most_twice_pytorchs() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((1, 128, 44, 44), np.float32)
+    w = rng.standard_normal((128, 96, 3, 3), np.float32)
+    shape = geometry.conv_transpose(x.shape, w.shape, 1, 2, dilation=2)
+    dy = rng.standard_normal(shape.input_shape, np.float32)
+    assert results(shape) == [2, 2, 2]
+    for ours, theirs in errors(x, w, dy, True, padding=2, dilation=2):
         assert ours <= 2 * theirs
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -28,10 +29,11 @@ def matrix(axis: Axis, weight: np.ndarray) -> np.ndarray:
 def execute(one: Sweep, source: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Run a sweep as its docstring defines it."""
     result = np.zeros(one.result, int)
-    for q in range(one.count):
+    for q, fold in itertools.product(range(one.count), range(one.folds)):
         for k, (b, a, offset) in enumerate(one.taps):
-            write = one.write_stride * q + b + one.write_base
-            read = one.read_stride * (q + offset) + one.read_phases[a] + one.read_base
+            write = one.folds * one.write_stride * q + fold + b + one.write_base
+            start = one.folds * one.read_stride * (q + offset) + fold
+            read = start + one.read_phases[a] + one.read_base
             if 0 <= write < one.result and 0 <= read < one.source:
                 result[write] += source[read] * weight[k]
     return result
@@ -54,6 +56,10 @@ def test_sweeps_compute_the_convolution_and_its_adjoint(axis: Axis, seed: int) -
     np.testing.assert_array_equal(execute(sweep.forward_sweep(axis), x, weight), dense @ x)
     np.testing.assert_array_equal(execute(sweep.adjoint_sweep(axis), y, weight), dense.T @ y)
     np.testing.assert_array_equal(execute(trimmed_adjoint(axis), y, weight), dense.T @ y)
+    folded = sweep.folded(sweep.forward_sweep(axis))
+    np.testing.assert_array_equal(execute(folded, x, weight), dense @ x)
+    folded = sweep.folded(sweep.adjoint_sweep(axis))
+    np.testing.assert_array_equal(execute(folded, y, weight), dense.T @ y)
 
 
 @given(axes())

@@ -123,10 +123,10 @@ def _numbers(
     size = phases * numbers["phase_plane"] + columns.reach
     numbers |= {
         "groups": geometry.groups, "source_channels": 1, "result_channels": 1,
-        "batch": geometry.batch, "kernel": len(rows.taps) * len(columns.taps),
+        "kernel": len(rows.taps) * len(columns.taps),
         "packed_size": (ceil_div(size, width) + 1) * width,
     }  # fmt: skip
-    return numbers | sweep_numbers(rows, columns)
+    return numbers | sweep_numbers(geometry.batch, rows, columns)
 
 
 def _finish(

@@ -187,7 +187,7 @@ def gemm_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> GemmPlan 
     room = ceil_div(run * LANES, width) * width
     numbers = {
         "groups": geometry.groups, "source_channels": source, "result_channels": result,
-        "batch": geometry.batch, "kernel": kernel,
+        "kernel": kernel,
         "w_lane": kernel if adjoint else geometry.weight_shape[1] * kernel,
         "w_channel": geometry.weight_shape[1] * kernel if adjoint else kernel,
         "chunk": chunk, "chunks": chunks, "region": region,
@@ -203,7 +203,8 @@ def gemm_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> GemmPlan 
     numbers["scratch_size"] = sum(sizes) + numbers["packed_size"]
     return GemmPlan(
         geometry.input_shape if adjoint else geometry.output_shape,
-        record(numbers | layout | sweep_numbers(rows, columns)), *_phases(rows, columns), *taps,
+        record(numbers | layout | sweep_numbers(geometry.batch, rows, columns)),
+        *_phases(rows, columns), *taps,
         np.arange(kernel) * block, parts, part_at, units,
         _workers(geometry, numbers["blocks"] * len(units)),
     )  # fmt: skip
@@ -236,7 +237,7 @@ def gemm_grad_plan(geometry: ConvGeometry, itemsize: int) -> GemmPlan | None:
     units = _units(geometry.groups, streams, block)
     numbers = {
         "groups": geometry.groups, "source_channels": source, "result_channels": result,
-        "batch": geometry.batch, "kernel": kernel,
+        "kernel": kernel,
         "positions": positions, "tiles": tiles, "chunk": CHUNK_ROWS,
         "line_pitch": line, "lines_size": line * block,
         "packed_size": _packed_size(geometry.batch, layout, itemsize),
@@ -248,7 +249,8 @@ def gemm_grad_plan(geometry: ConvGeometry, itemsize: int) -> GemmPlan | None:
     numbers["scratch_size"] = sum(sizes)
     return GemmPlan(
         geometry.weight_shape,
-        record(numbers | layout | sweep_numbers(rows, columns)), *_phases(rows, columns),
+        record(numbers | layout | sweep_numbers(geometry.batch, rows, columns)),
+        *_phases(rows, columns),
         *tap_tables(rows, columns, layout), np.zeros(1, np.int64), parts, part_at,
         units, _workers(geometry, len(units)),
     )  # fmt: skip

@@ -35,6 +35,7 @@ _FIELDS = (
     "weight_size scratch_size "  # all units' weights (or sums), one worker's workspace
     "kernel w_lane w_channel streams tile_size lanes_size unit_run "  # weights and their sums
     "panel_plane plain tile line_pitch lines_size "  # Winograd's tiles, their rows
+    "phases_h phases_w folds_h folds_w "  # read phases, dilated passes that are folded
     "chunk tiles region columns_size"  # products of matrices: rows together, tiles (or units)
 ).split()
 _TABLES = "read_h read_w taps tap_kernel phase_at corners units".split()
@@ -149,17 +150,22 @@ def _common(geometry: ConvGeometry, work: Pass) -> tuple[dict[str, int], tuple[S
     numbers = dict.fromkeys(_FIELDS, 0) | layout
     numbers |= {
         "groups": geometry.groups, "source_channels": work.source, "result_channels": work.result,
-        "batch": geometry.batch, "kernel": len(work.rows.taps) * len(work.columns.taps),
+        "kernel": len(work.rows.taps) * len(work.columns.taps),
     }  # fmt: skip
-    return numbers | sweep_numbers(rows, columns), (rows, columns)
+    return numbers | sweep_numbers(geometry.batch, rows, columns), (rows, columns)
 
 
-def sweep_numbers(rows: Sweep, columns: Sweep) -> dict[str, int]:
-    """Return the fields of a plan that its sweeps fill."""
-    numbers = {"rows": rows.count, "columns": columns.count}
+def sweep_numbers(batch: int, rows: Sweep, columns: Sweep) -> dict[str, int]:
+    """Return the fields of a plan that its sweeps fill.
+
+    The folds of the rows count as images, those of the columns as columns.
+    """
+    numbers = {"batch": batch * rows.folds, "rows": rows.count, "columns": columns.positions}
     for name, axis in (("h", rows), ("w", columns)):
+        numbers[f"phases_{name}"] = len(axis.read_phases)
         for field in (
             "reach", "read_stride", "read_base", "write_stride", "write_base", "source", "result",
+            "folds",
         ):  # fmt: skip
             numbers[f"{field}_{name}"] = getattr(axis, field)
     return numbers

@@ -69,10 +69,9 @@ def _block(
         phase_pitch = lanes * p.panel_pitch
         if group != packed_group:
             if p.tile:
-                across = read_w.size // 4
-                for phase_h in range(read_h.size // 4):
+                for phase_h in range(p.phases_h // 4):
                     pack_tiles(
-                        x, packed[16 * phase_h * across * p.phase_plane :], p, phase_h,
+                        x, packed[4 * phase_h * p.phases_w * p.phase_plane :], p, phase_h,
                         block * p.positions, group, 0, p.source_channels, lines,
                     )  # fmt: skip
             else:

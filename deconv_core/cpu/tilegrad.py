@@ -36,11 +36,11 @@ _VECTOR_BYTES = MACHINE.vector_bytes
 def _pack_columns(x, columns, packed, p, start, count, group, first, last, places, lines):
     """Transform some source channels of `count` tiles into (plane, tile, channel)."""
     width = _VECTOR_BYTES // x.itemsize
-    block, phases = VECTORS * width, p.read_stride_w // p.tile
-    for phase_h in range(p.read_stride_h // p.tile):
-        begin = packed[16 * phase_h * phases * p.phase_plane :]
+    block = VECTORS * width
+    for phase_h in range(p.phases_h // 4):
+        begin = packed[4 * phase_h * p.phases_w * p.phase_plane :]
         pack_tiles(x, begin, p, phase_h, start, group, first, last, lines)
-    for plane in range(16 * phases * (p.read_stride_h // p.tile)):
+    for plane in range(p.phases_h * p.phases_w):
         for channel in range(0, last - first, width):
             transpose(
                 columns, plane * p.positions * block + channel, places, 0,

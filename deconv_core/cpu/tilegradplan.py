@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..geometry import ConvGeometry, ceil_div
-from ..sweep import forward_sweep, winograd_sweep
+from ..sweep import forward_sweep
 from .blocking import line_stride
 from .config import (
     GRAD_SHARE,
@@ -20,7 +20,7 @@ from .config import (
     TILES_BYTES,
 )
 from .plan import record, sweep_numbers
-from .tiling import fits_tiles, products, transforms_cost
+from .tiling import fit_tiles, products, transforms_cost
 
 LANES, VECTORS = MACHINE.spread[0]  # of the register tile: result channels, vectors of source ones
 
@@ -51,14 +51,15 @@ class TileGradPlan:
 def tile_grad_plan(geometry: ConvGeometry, itemsize: int) -> TileGradPlan | None:
     """Plan a weight gradient by tiles; None if it cannot be, or another way is cheaper."""
     sweeps = forward_sweep(geometry.rows), forward_sweep(geometry.cols)
-    if not fits_tiles(*sweeps):
+    tiling = fit_tiles(*sweeps)
+    if tiling is None:
         return None
-    rows, columns = (winograd_sweep(axis, 4 - sweeps[0].reach) for axis in sweeps)
-    width, results = MACHINE.vector_bytes // itemsize, 4 - sweeps[0].reach
+    results, rows, columns = tiling
+    width = MACHINE.vector_bytes // itemsize
     source = geometry.in_channels // geometry.groups
     result = geometry.out_channels // geometry.groups
     block, units = VECTORS * width, ceil_div(result, LANES)
-    parts, total = ceil_div(source, block), geometry.batch * rows.count * columns.count
+    parts, total = ceil_div(source, block), tiling.count(geometry.batch)
     read, count = (
         len(rows.read_phases) * len(columns.read_phases),
         len(rows.taps) * len(columns.taps),
@@ -68,28 +69,28 @@ def tile_grad_plan(geometry: ConvGeometry, itemsize: int) -> TileGradPlan | None
     cost = made * (total + GRAD_WEIGHT) * geometry.groups
     strides = max(axis.read_stride for axis in sweeps)
     channels = geometry.in_channels, geometry.out_channels
-    cost += transforms_cost(rows, columns, geometry.batch, channels, width, strides)
+    cost += transforms_cost(tiling, geometry.batch, channels, width, strides)
     if cost > GRAD_SHARE * geometry.macs or made * geometry.groups * itemsize > PARTIAL_BYTES:
         return None
 
-    most = TILES_BYTES // (read * block * itemsize)
-    most = min(most, TILE_LANES_BYTES // (16 * units * LANES * itemsize), total + width - 1)
-    blocks, each = ceil_div(total, max(1, most // width) * width), geometry.groups * parts * units
+    most, step = TILES_BYTES // (read * block * itemsize), tiling.step(width)
+    most = min(most, TILE_LANES_BYTES // (16 * units * LANES * itemsize), total + step - 1)
+    blocks, each = ceil_div(total, max(1, most // step) * step), geometry.groups * parts * units
     size = each * count * LANES * block
     chunks = min(blocks, MAX_CHUNKS, ceil_div(GRAD_TASKS, each))
     chunks = max(1, min(chunks, PARTIAL_BYTES // (size * itemsize)))
     blocks = ceil_div(blocks, chunks) * chunks  # as many in each chunk, or nearly
-    run = ceil_div(ceil_div(total, blocks), width) * width
+    run = ceil_div(ceil_div(total, blocks), step) * step
     blocks = ceil_div(total, run)
     chunks = min(chunks, blocks)
     pitch = line_stride(run + width, itemsize)
-    deep = min(rows.count, ceil_div(run - 1, columns.count) + 1)  # rows of tiles
+    deep = min(rows.count, ceil_div(run - 1, columns.positions) + 1)  # rows of tiles
     line_pitch = ceil_div(columns.count + 1, width) * width
-    lines = max(columns.read_stride * (results * deep + 2), results**2 * deep)
+    lines = max(columns.read_stride * (results * deep + 2), results**2 * deep) * columns.folds
     numbers = {
         "groups": geometry.groups, "source_channels": source, "result_channels": result,
-        "batch": geometry.batch, "kernel": geometry.rows.kernel * geometry.cols.kernel,
-        "tile": results, "positions": run, "blocks": blocks, "chunks": chunks,
+        "kernel": geometry.rows.kernel * geometry.cols.kernel, "tile": results,
+        "positions": run, "blocks": blocks, "chunks": chunks,
         "tiles": units, "column_blocks": parts, "weight_size": size,
         "plane": pitch, "phase_plane": line_stride(min(source, block) * pitch, itemsize),
         "panel_pitch": pitch, "panel_plane": line_stride(LANES * pitch, itemsize),
@@ -107,7 +108,7 @@ def tile_grad_plan(geometry: ConvGeometry, itemsize: int) -> TileGradPlan | None
     taps = [(a, b) for a in rows.taps for b in columns.taps]
     return TileGradPlan(
         geometry.weight_shape,
-        record(numbers | sweep_numbers(rows, columns)),
+        record(numbers | sweep_numbers(geometry.batch, rows, columns)),
         np.array([a[1] * len(columns.read_phases) + b[1] for a, b in taps], np.int64),
         np.array([4 * a[0] + b[0] for a, b in taps], np.int64),
         places, corners, chunks * each,

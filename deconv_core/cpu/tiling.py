@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..geometry import ceil_div
-from ..sweep import Sweep, winograd_sweep
+from ..sweep import Sweep, folded, winograd_sweep
 from .blocking import Pass, line_stride, tiles
 from .config import (
     LINE_VECTORS,
@@ -18,65 +18,82 @@ from .config import (
     TILED_WEIGHT,
     TILES_BYTES,
 )
+from .phases import WAYS
 
 
 class Tiling(NamedTuple):
-    """The sweeps over tiles of `results` x `results` results, and the most tiles of a block."""
+    """The sweeps over tiles of `results` x `results` results."""
 
     results: int
     rows: Sweep
     columns: Sweep
-    most: int
+
+    def count(self, batch: int) -> int:
+        """Return the tiles of so many images."""
+        return batch * self.rows.positions * self.columns.positions
+
+    def step(self, tiles: int) -> int:
+        """Return what blocks are multiples of: `tiles`, or whole rows where folds are woven."""
+        return tiles if self.columns.folds == 1 else self.columns.positions
 
 
-def fits_tiles(rows: Sweep, columns: Sweep) -> bool:
-    """Tell whether a pass has two or three taps in a phase, and at most two phases, along both."""
-    return rows.reach == columns.reach in (1, 2) and all(
-        axis.read_stride * axis.write_stride <= 2 and len(axis.read_phases) == axis.read_stride
-        for axis in (rows, columns)
-    )
+def fit_tiles(rows: Sweep, columns: Sweep) -> Tiling | None:
+    """Return a pass as one over tiles, or None if it has not two or three taps along both axes.
+
+    A tile of 4x4 products stands for 3x3 results of 2x2 taps, or 2x2 results of 3x3 taps. A pass
+    has at most two phases, or is a dilated one that is folded.
+    """
+    rows, columns = folded(rows), folded(columns)
+    results = 4 - rows.reach
+    if not rows.reach == columns.reach in (1, 2) or results * columns.folds not in WAYS:
+        return None
+    if any(axis.read_stride * axis.write_stride > 2 for axis in (rows, columns)):
+        return None
+    return Tiling(results, winograd_sweep(rows, results), winograd_sweep(columns, results))
 
 
 def transforms_cost(
-    rows: Sweep, columns: Sweep, batch: int, channels: tuple[int, int], width: int, stride: int
+    tiling: Tiling, batch: int, channels: tuple[int, int], width: int, stride: int
 ) -> int:
     """Return the products that it is worth to transform source and result, in whole vectors.
 
-    The sweeps are those of the tiles, `channels` the source's and the result's.
+    `channels` are the source's and the result's.
     """
-    line = batch * rows.count * ceil_div(columns.count, width) * width
+    _, rows, columns = tiling
+    line = batch * rows.positions * columns.folds * ceil_div(columns.count, width) * width
     read = len(rows.read_phases) * len(columns.read_phases) * channels[0]
     written = rows.write_stride * columns.write_stride * channels[1]
     return line * (read * TILED_SOURCE * stride + written * TILED_RESULT)
 
 
 def choose_tiles(work: Pass) -> Tiling | None:
-    """Return the tiles of a forward pass or an input gradient, or None if it runs without them.
-
-    A tile of 4x4 products stands for 3x3 results of 2x2 taps, or 2x2 results of 3x3 taps.
-    """
-    if work.dot or not fits_tiles(work.rows, work.columns):
+    """Return the tiles of a forward pass or an input gradient, or None if it runs without them."""
+    tiling = None if work.dot else fit_tiles(work.rows, work.columns)
+    if tiling is None or tiling.step(1) > _most(work, tiling):
         return None
-    reach = work.rows.reach
     strides = [axis.read_stride * axis.write_stride for axis in (work.rows, work.columns)]
-    rows, columns = (winograd_sweep(axis, 4 - reach) for axis in (work.rows, work.columns))
     step = MACHINE.spread[0][1] * work.width  # of a register tile
-    count = ceil_div(work.batch * rows.count * columns.count, step) * step
-    channels, weights = work.source * work.result, len(rows.taps) * len(columns.taps)
+    count = ceil_div(tiling.count(work.batch), step) * step
+    channels = work.source * work.result
+    weights = len(tiling.rows.taps) * len(tiling.columns.taps)
     cost = (count + TILED_WEIGHT) * weights * channels
     cost += transforms_cost(
-        rows, columns, work.batch, (work.source, work.result), work.width, max(strides)
+        tiling, work.batch, (work.source, work.result), work.width, max(strides)
     )
     taps = len(work.rows.taps) * len(work.columns.taps)
     direct = taps * work.batch * work.rows.count * work.columns.count * channels
-    if cost > TILED_SHARE * direct:
-        return None
-    most = TILES_BYTES // (16 * work.phases * work.source * work.itemsize)
-    return Tiling(4 - reach, rows, columns, most)
+    return tiling if cost <= TILED_SHARE * direct else None
 
 
-def _run(most: int, lanes: int, width: int) -> int:
-    """Return how many of Winograd's tiles a block has: at most `most`, in whole vectors of `width`.
+def _most(work: Pass, tiling: Tiling) -> int:
+    """Return the most tiles of a block."""
+    tiled = work._replace(rows=tiling.rows, columns=tiling.columns)
+    each = tiled.phases * tiled.source * tiled.itemsize
+    return tiled.most_positions(TILES_BYTES // each, phase_rows=4)
+
+
+def _run(most: int, lanes: int, width: int, step: int) -> int:
+    """Return how many of Winograd's tiles a block has: at most `most`, in steps of `step`.
 
     It is the number with which the register tiles compute the least in vain for so many `lanes`.
     """
@@ -85,7 +102,6 @@ def _run(most: int, lanes: int, width: int) -> int:
     def computed(length: int) -> float:
         return sum(count * ceil_div(length, wide) * wide for count, wide in widths) / length
 
-    step = width * MACHINE.spread[0][1]
     lengths = range(step, max(step, most) + 1, step)
     return min(lengths, key=lambda length: (computed(length), -length))
 
@@ -93,18 +109,18 @@ def _run(most: int, lanes: int, width: int) -> int:
 def tiled_layout(work: Pass, tiling: Tiling) -> dict[str, int]:
     """Return how a pass is cut into runs of tiles, and how one is packed: (phase, channel, tile).
 
-    `work` has the sweeps of `tiling`. One phase, of the 16 products, is multiplied after the other.
+    One phase, of the 16 products, is multiplied after the other.
     """
     rows, columns, width = work.rows, work.columns, work.width
-    least, most = work.narrowest, work.most_positions(tiling.most, phase_rows=4)
-    total = work.batch * rows.count * columns.count
-    run = _run(min(most, max(least, total // work.blocks)), work.result, width)
+    total = tiling.count(work.batch)
+    run = min(_most(work, tiling), max(work.narrowest, total // work.blocks))
+    run = _run(run, work.result, width, tiling.step(work.narrowest))
     plane = line_stride(run + width, work.itemsize)  # whole vectors are written
     phase_plane = line_stride(work.source * plane, work.itemsize)
-    deep = min(rows.count, ceil_div(run - 1, columns.count) + 1)  # rows of tiles
+    deep = min(rows.count, ceil_div(run - 1, columns.positions) + 1)  # rows of tiles
     line = max(LINE_VECTORS, ceil_div(columns.count + 1, width)) * width
     lines = columns.read_stride * (tiling.results * deep + 2)
-    lines = max(lines, tiling.results**2 * columns.write_stride // 4)
+    lines = max(lines, tiling.results**2 * columns.write_stride // 4) * columns.folds
     return {
         "tile": tiling.results,
         "positions": run,
@@ -127,6 +143,7 @@ def products(
 
     `sweeps` are the passes that the tiles stand for.
     """
+    rows, columns = sweeps = folded(sweeps[0]), folded(sweeps[1])
     across = [len(axis.read_phases) * axis.write_stride for axis in sweeps]
     found = []
     for axis, sweep in zip(tiles, sweeps, strict=True):
@@ -138,7 +155,6 @@ def products(
         for pair_w, product_w in found[1]
     ]
     corners = np.full((across[0], across[1], 3, 3), -1)
-    rows, columns = sweeps
     for i, (write_h, read_h, r) in enumerate(rows.taps):
         for j, (write_w, read_w, c) in enumerate(columns.taps):
             pair_h = write_h * len(rows.read_phases) + read_h

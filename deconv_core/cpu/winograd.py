@@ -5,8 +5,10 @@ with four products, not m t = 6. Along both, a *tile* of 4x4 source elements bec
 elements, one in each of 16 planes; each plane is multiplied by a plane of transformed weights, as a
 convolution with a single tap (tile.py); and 16 products become m x m results, 16 instead of 36. A
 pass with a stride is a dense one for each phase, so it has such planes for each phase; where a
-phase has fewer taps, some of them vanish. The gradient to the weight is the same identity read
-backwards. (S. Winograd, 1980; A. Lavin and S. Gray, 2015, arXiv:1509.09308.)
+phase has fewer taps, some of them vanish. A dilated pass is a dense one for each of its *folds*:
+with a dilation of two, every second row and column. Folds of the rows are images of their own,
+those of the columns lie side by side in a row of tiles. The gradient to the weight is the same
+identity read backwards. (S. Winograd, 1980; A. Lavin and S. Gray, 2015, arXiv:1509.09308.)
 
 Here is what surrounds the products: each function stands in for its namesake in pack.py.
 """
@@ -113,16 +115,23 @@ _result_2, _result_3 = (_transform(RESULT[tile]) for tile in (2, 3))
 _grad_2, _grad_3 = (_transform(tuple(zip(*RESULT[tile], strict=True))) for tile in (2, 3))
 
 
+@kernel(inline="always")
+def _unfold(image, folds):
+    """Return the image and the fold of an image of folds."""
+    return (image, 0) if folds == 1 else divmod(image, folds)
+
+
 @kernel
 def _part(p, at, end):
     """Return what tiles from `at` to `end` have in the first one's picture, and where it is.
 
-    They are the picture, the first tile's row and column, the last one's row, and the end.
+    They are the image, its fold, the first tile's row and column, the last one's row, and the end.
     """
     image, rest = divmod(at, p.rows * p.columns)
     row, column = divmod(rest, p.columns)
     until = min(end, at - rest + p.rows * p.columns)
-    return image, row, column, (rest + until - at - 1) // p.columns, until
+    image, fold = _unfold(image, p.folds_h)
+    return image, fold, row, column, (rest + until - at - 1) // p.columns, until
 
 
 @kernel
@@ -134,27 +143,29 @@ def pack_tiles(x, packed, p, phase_h, start, group, first, last, lines):
     one's rows are called for.
     """
     size, tile, line = p.source_h * p.source_w, p.tile, p.line_pitch
-    step_h, step_w = p.read_stride_h // tile, p.read_stride_w // tile
-    across, pitch = 4 * step_w * p.phase_plane, p.read_stride_w * line
+    columns, parts = p.columns // p.folds_w, p.read_stride_w * p.folds_w
+    step_h, step_w = p.read_stride_h * p.folds_h // tile, parts // tile
+    across, pitch = p.phases_w * p.phase_plane, parts * line
+    apart = columns if p.folds_w > 1 else 4 * p.phase_plane  # of the phases, or of the folds
     end = min(start + p.positions, p.batch * p.rows * p.columns)
     for channel in range(first, last):
         at = start
         while at < end:
-            image, row, column, bottom, until = _part(p, at, end)
-            left, width = (column, until - at) if row == bottom else (0, p.columns)
+            image, fold, row, column, bottom, until = _part(p, at, end)
+            left, width = (column, min(columns, until - at)) if row == bottom else (0, columns)
             picture = ((image * p.groups + group) * p.source_channels + channel) * size
-            top, rows = p.read_stride_h * row + p.read_base_h + phase_h, tile * (bottom - row) + 4
-            begin = p.read_stride_w * left + p.read_base_w
+            top = step_h * tile * row + p.read_base_h + phase_h + fold
+            begin, rows = parts * left + p.read_base_w, tile * (bottom - row) + 4
             deal_rows(
-                p.read_stride_w, lines, 0, pitch, line,
+                parts, lines, 0, pitch, line,
                 x, picture, p.source_h, p.source_w, top, step_h, begin, rows, width + 1,
                 size if channel + 1 < last else 0,
             )  # fmt: skip
             deep, line_at = 0, column - left
             while at < until:
-                count = min(p.columns - column, until - at)
-                for phase in range(step_w):
-                    to = (channel - first) * p.plane + 4 * phase * p.phase_plane + at - start
+                count = min(columns - column, until - at)
+                for phase in range(p.folds_w * p.phases_w // 4):
+                    to = (channel - first) * p.plane + phase * apart + at - start
                     if tile == 2:
                         _source_2(
                             packed, to, across, p.phase_plane,
@@ -165,10 +176,10 @@ def pack_tiles(x, packed, p, phase_h, start, group, first, last, lines):
                             packed, to, across, p.phase_plane,
                             lines, line_at + phase * line, pitch, step_w * line, count,
                         )  # fmt: skip
-                at, column, deep = at + count, 0, deep + 1
+                at, column, deep = at + count * p.folds_w, 0, deep + 1
                 line_at = deep * tile * pitch
         if end - start < p.positions:
-            for k in range(16 * step_w):
+            for k in range(4 * p.phases_w):
                 row = k * p.phase_plane + (channel - first) * p.plane
                 packed[row + end - start : row + p.positions] = 0
 
@@ -177,29 +188,32 @@ def pack_tiles(x, packed, p, phase_h, start, group, first, last, lines):
 def pack_grad_tiles(dy, panel, p, start, group, first, lanes, lines):
     """Transform some of the gradient's channels, `lanes` from `first` on: (plane, lane, tile)."""
     plane, tile, line = p.panel_plane, p.tile, p.line_pitch
-    size, pitch = p.result_h * p.result_w, tile * line
+    columns, parts = p.columns // p.folds_w, tile * p.folds_w
+    size, pitch, apart = p.result_h * p.result_w, parts * line, p.folds_w * line
     end = min(start + p.positions, p.batch * p.rows * p.columns)
     for lane in range(lanes):
         at = start
         while at < end:
-            image, row, column, bottom, until = _part(p, at, end)
-            left, width = (column, until - at) if row == bottom else (0, p.columns)
+            image, fold, row, column, bottom, until = _part(p, at, end)
+            left, width = (column, min(columns, until - at)) if row == bottom else (0, columns)
             picture = ((image * p.groups + group) * p.result_channels + first + lane) * size
-            rows = tile * (bottom - row + 1)
+            top, rows = p.folds_h * tile * row + fold, tile * (bottom - row + 1)
             deal_rows(
-                tile, lines, 0, pitch, line,
-                dy, picture, p.result_h, p.result_w, tile * row, 1, tile * left, rows, width,
+                parts, lines, 0, pitch, line,
+                dy, picture, p.result_h, p.result_w, top, p.folds_h, tile * left, rows, width,
                 size if lane + 1 < lanes else 0,
             )  # fmt: skip
             deep, line_at = 0, column - left
             while at < until:
-                count = min(p.columns - column, until - at)
-                place = lane * p.panel_pitch + at - start
-                if tile == 2:
-                    _grad_2(panel, place, 4 * plane, plane, lines, line_at, pitch, line, count)
-                else:
-                    _grad_3(panel, place, 4 * plane, plane, lines, line_at, pitch, line, count)
-                at, column, deep = at + count, 0, deep + 1
+                count = min(columns - column, until - at)
+                for fold in range(p.folds_w):
+                    place, source = lane * p.panel_pitch + at - start, line_at + fold * line
+                    to = place + fold * columns
+                    if tile == 2:
+                        _grad_2(panel, to, 4 * plane, plane, lines, source, pitch, apart, count)
+                    else:
+                        _grad_3(panel, to, 4 * plane, plane, lines, source, pitch, apart, count)
+                at, column, deep = at + count * p.folds_w, 0, deep + 1
                 line_at = deep * tile * pitch
 
 
@@ -211,35 +225,40 @@ def unpack_tiles(panel, plane, y, p, start, channel, lanes, phase_h, bias, lines
     tiles are transformed together, as many as fit a line.
     """
     channels, tile, line = p.groups * p.result_channels, p.tile, p.line_pitch
-    step_h, step_w = p.write_stride_h // 4, p.write_stride_w // 4
+    step_h, step_w = p.write_stride_h * p.folds_h // 4, p.write_stride_w * p.folds_w // 4
     columns, height, width, lane_pitch = p.columns, p.result_h, p.result_w, p.panel_pitch
     top, left, across = phase_h + p.write_base_h, p.write_base_w, p.write_stride_w * plane
     pitch, end = tile * step_w * line, min(start + p.positions, p.batch * p.rows * columns)
-    together = line // columns * columns
+    folded = p.folds_w > 1  # a row of tiles at a time, and in it one fold after the other
+    wide = columns // p.folds_w
+    apart = wide if folded else 4 * plane
+    together = columns if folded else line // columns * columns
     for lane in range(lanes):
         at, offset = start, bias[channel + lane]
         while at < end:
             first, until = at, min(end, at - at % columns + together)
+            length = wide if folded else until - at
             for phase in range(step_w):
-                source = 4 * phase * plane + lane * lane_pitch + at - start
+                source = phase * apart + lane * lane_pitch + at - start
                 if tile == 2:
                     _result_2(
                         lines, phase * line, pitch, step_w * line,
-                        panel, source, across, plane, until - at,
+                        panel, source, across, plane, length,
                     )  # fmt: skip
                 else:
                     _result_3(
                         lines, phase * line, pitch, step_w * line,
-                        panel, source, across, plane, until - at,
+                        panel, source, across, plane, length,
                     )  # fmt: skip
             while at < until:
                 tiles, column = divmod(at, columns)
                 image, row = divmod(tiles, p.rows)
+                image, fold = _unfold(image, p.folds_h)
                 count = min(columns - column, until - at)
                 weave_rows(
                     tile * step_w, y, (image * channels + channel + lane) * height * width,
-                    height, width, step_h * tile * row + top, step_h,
-                    tile * step_w * column + left, lines, at - first, pitch, line, tile, count,
-                    offset,
+                    height, width, step_h * tile * row + top + fold, step_h,
+                    tile * step_w * column + left, lines, at - first, pitch, line, tile,
+                    min(count, wide), offset,
                 )  # fmt: skip
                 at += count
