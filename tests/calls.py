@@ -27,8 +27,9 @@ CONV = [
     ((2, 2, 9, 140), (3, 2, 9, 40), {"stride": (4, 32), "padding": (0, 7)}),
     ((3, 7, 12, 12), (31, 7, 1, 1), {}),  # straight from the arrays
     ((2, 10, 9, 23), (14, 5, 1, 1), {"groups": 2}),
-    ((6, 40, 14, 26), (41, 40, 3, 3), {"padding": 1}),  # by Winograd's tiles, and the next three
+    ((6, 40, 14, 26), (41, 40, 3, 3), {"padding": 1}),  # by Winograd's tiles, and the next four
     ((3, 64, 26, 30), (64, 64, 3, 3), {"padding": 1, "dilation": 2}),
+    ((8, 96, 1, 301), (96, 96, 1, 3), {"padding": (0, 1)}),
     ((8, 64, 8, 34), (78, 32, 3, 3), {"padding": (0, 2), "groups": 2}),
     ((12, 40, 36, 41), (48, 40, 4, 4), {"stride": 2, "padding": 1}),
     ((3, 5, 4, 7), (6, 5, 4, 7), {}),  # a kernel as large as the picture
@@ -52,7 +53,8 @@ TRANSPOSED = [
     ((1, 3, 2, 18), (3, 2, 20, 33), {"stride": (16, 32), "padding": (2, 0)}),
     ((2, 4, 3, 5), (4, 3, 2, 3), {"stride": (4, 1), "output_padding": (3, 0), "groups": 2}),
     ((1, 7, 6, 3), (7, 1, 3, 3), {"dilation": (2, 3), "stride": 3, "padding": 2, "groups": 7}),
-    ((12, 38, 12, 13), (38, 40, 3, 3), {"padding": 1}),  # by Winograd's tiles, and the next two
+    ((12, 38, 12, 13), (38, 40, 3, 3), {"padding": 1}),  # by Winograd's tiles, and the next three
+    ((12, 96, 3, 100), (96, 64, 1, 8), {"stride": (1, 4)}),
     ((8, 48, 17, 26), (48, 40, 4, 4), {"stride": 2, "padding": 1}),
     ((8, 96, 14, 16), (96, 95, 5, 5), {"stride": 2, "padding": 2, "output_padding": 1}),
     ((3, 6, 1, 1), (6, 5, 4, 3), {"stride": 2}),  # a kernel as large as the picture

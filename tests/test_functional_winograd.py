@@ -80,6 +80,40 @@ def test_the_transforms_are_winograds_identity(results: int) -> None:
     np.testing.assert_allclose(transform.T @ products @ transform, weight_grad, atol=1e-13)
 
 
+def shapes_of(
+    batch: int,
+    channels: tuple[int, int],
+    groups: int,
+    size: tuple[int, int],
+    kernel: list[int],
+    transposed: bool,
+) -> tuple[Any, Any]:
+    """Return the shapes of input and weight, for channels of a group, the source's first."""
+    first, second = (channels[0] * groups, channels[1])
+    if not transposed:
+        first, second = channels[1] * groups, channels[0]
+    return (batch, groups * channels[0], *size), (first, second, *kernel)
+
+
+def check(
+    shapes: tuple[Any, Any], transposed: bool, dtype: type, seed: int, **options: Any
+) -> None:
+    """Compare the three passes by tiles with float64, if they can run by tiles."""
+    describe = geometry.conv_transpose if transposed else geometry.conv
+    try:
+        shape = describe(*shapes, **options)
+    except ValueError:
+        assume(False)
+    assume(fit_tiles(forward_sweep(shape.rows), forward_sweep(shape.cols)) is not None)
+    rng = np.random.default_rng(seed)
+    dy_shape = shape.input_shape if transposed else shape.output_shape
+    x, w, dy = (rng.standard_normal(size).astype(dtype) for size in (*shapes, dy_shape))
+    limit = 5e-6 if dtype == np.float32 else 1e-14
+    with tiles_wherever_they_can():
+        for ours, _ in errors(x, w, dy, transposed, **options):
+            assert ours < limit
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     batch=st.sampled_from([1, 2, 19]),
@@ -111,34 +145,47 @@ def test_any_geometry(
     dtype: type,
     seed: int,
 ) -> None:
-    rng = np.random.default_rng(seed)
-    options = dict(stride=stride, padding=padding, groups=groups, dilation=dilation)
     kernel = [
         reach * s + 1 + extra * (s - 1) if d == 1 else reach + 1
         for s, d, extra in zip(stride, dilation, more, strict=True)
     ]
-    x = rng.standard_normal((batch, groups * channels[0], *size)).astype(dtype)
-    first, second = (channels[0] * groups, channels[1]) if transposed else channels[::-1]
-    first *= 1 if transposed else groups
-    w = rng.standard_normal((first, second, *kernel)).astype(dtype)
-    try:
-        if transposed:
-            options["output_padding"] = tuple(np.minimum(extra, np.array(stride) - 1).tolist())
-            shape = geometry.conv_transpose(
-                x.shape, w.shape, stride, padding, options["output_padding"], groups, dilation
-            )
-            dy_shape = shape.input_shape
-        else:
-            shape = geometry.conv(x.shape, w.shape, stride, padding, dilation, groups)
-            dy_shape = shape.output_shape
-    except ValueError:
-        assume(False)
-    assume(fit_tiles(forward_sweep(shape.rows), forward_sweep(shape.cols)) is not None)
-    dy = rng.standard_normal(dy_shape).astype(dtype)
-    limit = 5e-6 if dtype == np.float32 else 1e-14
-    with tiles_wherever_they_can():
-        for ours, _ in errors(x, w, dy, transposed, **options):
-            assert ours < limit
+    options = dict(stride=stride, padding=padding, groups=groups, dilation=dilation)
+    if transposed:
+        options["output_padding"] = tuple(np.minimum(extra, np.array(stride) - 1).tolist())
+    shapes = shapes_of(batch, channels, groups, size, kernel, transposed)
+    check(shapes, transposed, dtype, seed, **options)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    batch=st.sampled_from([1, 2, 19]),
+    groups=st.sampled_from([1, 1, 2]),
+    channels=st.tuples(st.integers(2, 40), st.integers(2, 40)),
+    size=st.tuples(st.sampled_from([1, 1, 2, 5]), st.integers(3, 200)),
+    kernel=st.integers(2, 24),
+    stride=st.sampled_from([1, 2, 3, 4, 8]),
+    padding=st.integers(0, 9),
+    dilation=st.sampled_from([1, 1, 2, 4]),
+    transposed=st.booleans(),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_any_geometry_along_rows_alone(
+    batch: int,
+    groups: int,
+    channels: tuple[int, int],
+    size: tuple[int, int],
+    kernel: int,
+    stride: int,
+    padding: int,
+    dilation: int,
+    transposed: bool,
+    dtype: type,
+    seed: int,
+) -> None:
+    shapes = shapes_of(batch, channels, groups, size, [1, kernel], transposed)
+    options = dict(stride=(1, stride), padding=(0, padding), dilation=dilation, groups=groups)
+    check(shapes, transposed, dtype, seed, **options)
 
 
 @pytest.mark.parametrize("channels", [(32, 32), (64, 128), (256, 256)])
@@ -152,14 +199,23 @@ def test_error_is_at_most_twice_pytorchs(channels: tuple[int, int]) -> None:
         assert ours <= 2 * theirs
 
 
-def test_error_of_a_dilated_pass_is_at_most_twice_pytorchs() -> None:
+@pytest.mark.parametrize(
+    ("x_shape", "w_shape", "options", "tile"),
+    [
+        ((1, 128, 44, 44), (128, 96, 3, 3), {"padding": 2, "dilation": 2}, 2),
+        ((4, 128, 1, 500), (128, 64, 1, 4), {"stride": (1, 2), "padding": (0, 1)}, 3),
+        ((4, 128, 1, 500), (128, 96, 1, 3), {"padding": (0, 1)}, 2),
+    ],
+)
+def test_error_of_folds_and_of_rows_is_at_most_twice_pytorchs(
+    x_shape: Any, w_shape: Any, options: dict[str, Any], tile: int
+) -> None:
     rng = np.random.default_rng(1)
-    x = rng.standard_normal((1, 128, 44, 44), np.float32)
-    w = rng.standard_normal((128, 96, 3, 3), np.float32)
-    shape = geometry.conv_transpose(x.shape, w.shape, 1, 2, dilation=2)
+    x, w = rng.standard_normal(x_shape, np.float32), rng.standard_normal(w_shape, np.float32)
+    shape = geometry.conv_transpose(x.shape, w.shape, **options)
     dy = rng.standard_normal(shape.input_shape, np.float32)
-    assert results(shape) == [2, 2, 2]
-    for ours, theirs in errors(x, w, dy, True, padding=2, dilation=2):
+    assert results(shape) == [tile, tile, tile]
+    for ours, theirs in errors(x, w, dy, True, **options):
         assert ours <= 2 * theirs
 
 

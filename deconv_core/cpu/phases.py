@@ -18,7 +18,8 @@ from .emit import INDEX, Emitter
 from .jit import kernel
 from .rows import whole_vectors
 
-WAYS = (2, 3, 4, 6, 8, 16, 32)  # parts that rows are dealt to and woven from in whole vectors
+# Parts that rows are dealt to, and woven from, in whole vectors.
+WAYS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 
 def _dealt(emit: Emitter, row: list[Any]) -> list[Any]:
@@ -179,6 +180,14 @@ def deal_rows(
         for r in range(rows):
             start, size = _row(r, top, step, height, limit)
             _deal(8, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size, ahead)
+    elif parts == 12:
+        for r in range(rows):
+            start, size = _row(r, top, step, height, limit)
+            _deal(12, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size, ahead)
+    elif parts == 24:
+        for r in range(rows):
+            start, size = _row(r, top, step, height, limit)
+            _deal(24, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size, ahead)
     elif parts == 16:
         for r in range(rows):
             start, size = _row(r, top, step, height, limit)
@@ -223,6 +232,16 @@ def weave_rows(
             if 0 <= top + r * step < height:
                 to = y_at + (top + r * step) * limit
                 _weave(8, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias)
+    elif parts == 12:
+        for r in range(rows):
+            if 0 <= top + r * step < height:
+                to = y_at + (top + r * step) * limit
+                _weave(12, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias)
+    elif parts == 24:
+        for r in range(rows):
+            if 0 <= top + r * step < height:
+                to = y_at + (top + r * step) * limit
+                _weave(24, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias)
     elif parts == 16:
         for r in range(rows):
             if 0 <= top + r * step < height:

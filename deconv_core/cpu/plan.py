@@ -34,7 +34,7 @@ _FIELDS = (
     "panel_pitch packed_size panel_size phase_rows "
     "weight_size scratch_size "  # all units' weights (or sums), one worker's workspace
     "kernel w_lane w_channel streams tile_size lanes_size unit_run "  # weights and their sums
-    "panel_plane plain tile line_pitch lines_size "  # Winograd's tiles, their rows
+    "panel_plane plain tile tile_h points_h line_pitch lines_size "  # Winograd's tiles, their rows
     "phases_h phases_w folds_h folds_w "  # read phases, dilated passes that are folded
     "chunk tiles region columns_size"  # products of matrices: rows together, tiles (or units)
 ).split()

@@ -69,9 +69,10 @@ def _block(
         phase_pitch = lanes * p.panel_pitch
         if group != packed_group:
             if p.tile:
-                for phase_h in range(p.phases_h // 4):
+                for phase_h in range(p.phases_h // p.points_h):
+                    begin = phase_h * p.points_h * p.phases_w * p.phase_plane
                     pack_tiles(
-                        x, packed[4 * phase_h * p.phases_w * p.phase_plane :], p, phase_h,
+                        x, packed[begin:], p, phase_h,
                         block * p.positions, group, 0, p.source_channels, lines,
                     )  # fmt: skip
             else:
@@ -92,7 +93,7 @@ def _block(
             if p.tile:
                 unpack_tiles(
                     panel, phase_pitch, y, p, block * p.positions,
-                    group * p.result_channels + lane, lanes, top // 4, bias, lines,
+                    group * p.result_channels + lane, lanes, top // p.points_h, bias, lines,
                 )  # fmt: skip
                 continue
             for phase_h in range(top, bottom):

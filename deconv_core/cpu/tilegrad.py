@@ -37,8 +37,8 @@ def _pack_columns(x, columns, packed, p, start, count, group, first, last, place
     """Transform some source channels of `count` tiles into (plane, tile, channel)."""
     width = _VECTOR_BYTES // x.itemsize
     block = VECTORS * width
-    for phase_h in range(p.phases_h // 4):
-        begin = packed[4 * phase_h * p.phases_w * p.phase_plane :]
+    for phase_h in range(p.phases_h // p.points_h):
+        begin = packed[phase_h * p.points_h * p.phases_w * p.phase_plane :]
         pack_tiles(x, begin, p, phase_h, start, group, first, last, lines)
     for plane in range(p.phases_h * p.phases_w):
         for channel in range(0, last - first, width):
@@ -56,7 +56,7 @@ def _pack_lanes(dy, lanes, panel, p, start, count, group, unit, places, lines):
     first, spill = unit * LANES, 1 if LANES <= width else 0
     channels = min(LANES, p.result_channels - first)
     pack_grad_tiles(dy, panel, p, start, group, first, channels, lines)
-    for plane in range(16):
+    for plane in range(4 * p.points_h):
         at = (plane * p.tiles + unit) * p.positions * LANES
         for lane in range(0, channels, width):
             transpose(
@@ -144,7 +144,7 @@ def _finish(index, partial, dw, plan, places, corners):
             first = part * block + half
             count = min(width, p.source_channels - first)
             by_channel[2::3] = count * p.kernel
-            taps_from_tiles(p.tile, lines, sums, lane * block + half, places, corners)
+            taps_from_tiles(p, lines, sums, lane * block + half, places, corners)
             for tap in range(0, p.kernel, width):
                 transpose(
                     dw, (row + first) * p.kernel + tap, by_channel, 0,

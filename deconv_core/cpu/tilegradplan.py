@@ -54,7 +54,7 @@ def tile_grad_plan(geometry: ConvGeometry, itemsize: int) -> TileGradPlan | None
     tiling = fit_tiles(*sweeps)
     if tiling is None:
         return None
-    results, rows, columns = tiling
+    rows, columns, planes = tiling.rows, tiling.columns, 4 * tiling.points
     width = MACHINE.vector_bytes // itemsize
     source = geometry.in_channels // geometry.groups
     result = geometry.out_channels // geometry.groups
@@ -67,14 +67,15 @@ def tile_grad_plan(geometry: ConvGeometry, itemsize: int) -> TileGradPlan | None
 
     made = units * LANES * parts * block * count
     cost = made * (total + GRAD_WEIGHT) * geometry.groups
-    strides = max(axis.read_stride for axis in sweeps)
     channels = geometry.in_channels, geometry.out_channels
-    cost += transforms_cost(tiling, geometry.batch, channels, width, strides)
+    cost += transforms_cost(tiling, geometry.batch, channels, width)
     if cost > GRAD_SHARE * geometry.macs or made * geometry.groups * itemsize > PARTIAL_BYTES:
         return None
 
     most, step = TILES_BYTES // (read * block * itemsize), tiling.step(width)
-    most = min(most, TILE_LANES_BYTES // (16 * units * LANES * itemsize), total + step - 1)
+    most = min(most, TILE_LANES_BYTES // (planes * units * LANES * itemsize), total + step - 1)
+    if step > max(width, most):
+        return None
     blocks, each = ceil_div(total, max(1, most // step) * step), geometry.groups * parts * units
     size = each * count * LANES * block
     chunks = min(blocks, MAX_CHUNKS, ceil_div(GRAD_TASKS, each))
@@ -84,22 +85,20 @@ def tile_grad_plan(geometry: ConvGeometry, itemsize: int) -> TileGradPlan | None
     blocks = ceil_div(total, run)
     chunks = min(chunks, blocks)
     pitch = line_stride(run + width, itemsize)
-    deep = min(rows.count, ceil_div(run - 1, columns.positions) + 1)  # rows of tiles
-    line_pitch = ceil_div(columns.count + 1, width) * width
-    lines = max(columns.read_stride * (results * deep + 2), results**2 * deep) * columns.folds
-    numbers = {
+    line_pitch, lines = tiling.lines(run, width)
+    numbers = tiling.numbers | {
         "groups": geometry.groups, "source_channels": source, "result_channels": result,
-        "kernel": geometry.rows.kernel * geometry.cols.kernel, "tile": results,
+        "kernel": geometry.rows.kernel * geometry.cols.kernel,
         "positions": run, "blocks": blocks, "chunks": chunks,
         "tiles": units, "column_blocks": parts, "weight_size": size,
         "plane": pitch, "phase_plane": line_stride(min(source, block) * pitch, itemsize),
         "panel_pitch": pitch, "panel_plane": line_stride(LANES * pitch, itemsize),
         "line_pitch": line_pitch, "lines_size": line_pitch * lines + 2 * width,
         "columns_size": line_stride(read * run * block, itemsize),
-        "lanes_size": line_stride(16 * units * run * LANES, itemsize),
+        "lanes_size": line_stride(planes * units * run * LANES, itemsize),
     }  # fmt: skip
     numbers["packed_size"] = read * numbers["phase_plane"]
-    numbers["panel_size"] = 16 * numbers["panel_plane"]
+    numbers["panel_size"] = planes * numbers["panel_plane"]
     names = ("columns", "lanes", "packed", "panel", "lines")
     numbers["scratch_size"] = sum(numbers[f"{name}_size"] for name in names)
     codes, corners = products(sweeps, (rows, columns))

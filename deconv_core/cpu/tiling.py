@@ -22,11 +22,31 @@ from .phases import WAYS
 
 
 class Tiling(NamedTuple):
-    """The sweeps over tiles of `results` x `results` results."""
+    """The sweeps over tiles of `high` x `results` results: as many along both, or a single row."""
 
     results: int
+    high: int
     rows: Sweep
     columns: Sweep
+
+    @property
+    def points(self) -> int:
+        """Rows of products of a tile."""
+        return 4 if self.high > 1 else 1
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """The fields of a plan that tell a tile's sizes."""
+        return {"tile": self.results, "tile_h": self.high, "points_h": self.points}
+
+    def lines(self, run: int, width: int) -> tuple[int, int]:
+        """Return the elements of a part of a row, and the most of source or gradient, for a run."""
+        rows, columns = self.rows, self.columns
+        deep = min(rows.count, ceil_div(run - 1, columns.positions) + 1)
+        wide = min(run, columns.count) if rows.count == 1 else columns.count  # a run may turn
+        pitch = ceil_div(wide + 1, width) * width
+        source = columns.read_stride * (self.high * (deep - 1) + self.points)
+        return pitch, max(source, self.results * self.high * deep) * columns.folds
 
     def count(self, batch: int) -> int:
         """Return the tiles of so many images."""
@@ -41,25 +61,28 @@ def fit_tiles(rows: Sweep, columns: Sweep) -> Tiling | None:
     """Return a pass as one over tiles, or None if it has not two or three taps along both axes.
 
     A tile of 4x4 products stands for 3x3 results of 2x2 taps, or 2x2 results of 3x3 taps. A pass
-    has at most two phases, or is a dilated one that is folded.
+    has at most two phases, or is a dilated one that is folded. Where it has a single tap along a
+    column, a tile is a row of 4 products, for 3 or 2 results, of any phases that rows are dealt to.
     """
     rows, columns = folded(rows), folded(columns)
-    results = 4 - rows.reach
-    if not rows.reach == columns.reach in (1, 2) or results * columns.folds not in WAYS:
+    results, strides = 4 - columns.reach, [a.read_stride * a.write_stride for a in (rows, columns)]
+    if columns.reach not in (1, 2) or results * strides[1] * columns.folds not in WAYS:
         return None
-    if any(axis.read_stride * axis.write_stride > 2 for axis in (rows, columns)):
+    if rows.reach == 0 and len(rows.taps) == strides[0] == 1:
+        return Tiling(results, 1, rows, winograd_sweep(columns, results))
+    if rows.reach != columns.reach or max(strides) > 2:
         return None
-    return Tiling(results, winograd_sweep(rows, results), winograd_sweep(columns, results))
+    return Tiling(results, results, winograd_sweep(rows, results), winograd_sweep(columns, results))
 
 
-def transforms_cost(
-    tiling: Tiling, batch: int, channels: tuple[int, int], width: int, stride: int
-) -> int:
+def transforms_cost(tiling: Tiling, batch: int, channels: tuple[int, int], width: int) -> int:
     """Return the products that it is worth to transform source and result, in whole vectors.
 
-    `channels` are the source's and the result's.
+    `channels` are the source's and the result's. Of tiles along both axes, strides cost more.
     """
-    _, rows, columns = tiling
+    rows, columns, stride = tiling.rows, tiling.columns, 1
+    if tiling.high > 1:
+        stride = max(a.read_stride * a.write_stride // (4 * tiling.high) for a in (rows, columns))
     line = batch * rows.positions * columns.folds * ceil_div(columns.count, width) * width
     read = len(rows.read_phases) * len(columns.read_phases) * channels[0]
     written = rows.write_stride * columns.write_stride * channels[1]
@@ -71,15 +94,12 @@ def choose_tiles(work: Pass) -> Tiling | None:
     tiling = None if work.dot else fit_tiles(work.rows, work.columns)
     if tiling is None or tiling.step(1) > _most(work, tiling):
         return None
-    strides = [axis.read_stride * axis.write_stride for axis in (work.rows, work.columns)]
     step = MACHINE.spread[0][1] * work.width  # of a register tile
     count = ceil_div(tiling.count(work.batch), step) * step
     channels = work.source * work.result
     weights = len(tiling.rows.taps) * len(tiling.columns.taps)
     cost = (count + TILED_WEIGHT) * weights * channels
-    cost += transforms_cost(
-        tiling, work.batch, (work.source, work.result), work.width, max(strides)
-    )
+    cost += transforms_cost(tiling, work.batch, (work.source, work.result), work.width)
     taps = len(work.rows.taps) * len(work.columns.taps)
     direct = taps * work.batch * work.rows.count * work.columns.count * channels
     return tiling if cost <= TILED_SHARE * direct else None
@@ -89,7 +109,7 @@ def _most(work: Pass, tiling: Tiling) -> int:
     """Return the most tiles of a block."""
     tiled = work._replace(rows=tiling.rows, columns=tiling.columns)
     each = tiled.phases * tiled.source * tiled.itemsize
-    return tiled.most_positions(TILES_BYTES // each, phase_rows=4)
+    return tiled.most_positions(TILES_BYTES // each, phase_rows=tiling.points)
 
 
 def _run(most: int, lanes: int, width: int, step: int) -> int:
@@ -111,28 +131,26 @@ def tiled_layout(work: Pass, tiling: Tiling) -> dict[str, int]:
 
     One phase, of the 16 products, is multiplied after the other.
     """
-    rows, columns, width = work.rows, work.columns, work.width
+    columns, width = work.columns, work.width
     total = tiling.count(work.batch)
     run = min(_most(work, tiling), max(work.narrowest, total // work.blocks))
     run = _run(run, work.result, width, tiling.step(work.narrowest))
     plane = line_stride(run + width, work.itemsize)  # whole vectors are written
     phase_plane = line_stride(work.source * plane, work.itemsize)
-    deep = min(rows.count, ceil_div(run - 1, columns.positions) + 1)  # rows of tiles
-    line = max(LINE_VECTORS, ceil_div(columns.count + 1, width)) * width
-    lines = columns.read_stride * (tiling.results * deep + 2)
-    lines = max(lines, tiling.results**2 * columns.write_stride // 4) * columns.folds
-    return {
-        "tile": tiling.results,
+    line, lines = tiling.lines(run, width)
+    line = max(LINE_VECTORS * width, line)
+    woven = tiling.results * tiling.high * columns.write_stride // 4 * columns.folds
+    return tiling.numbers | {
         "positions": run,
         "blocks": ceil_div(total, run),
         "row_blocks": 1,
         "column_blocks": 1,
-        "phase_rows": 4,
+        "phase_rows": tiling.points,
         "phase_plane": phase_plane,
         "plane": plane,
         "packed_size": work.packed_size(phase_plane * work.phases),
         "line_pitch": line,
-        "lines_size": line * lines + 2 * width,
+        "lines_size": line * max(lines, woven) + 2 * width,
     }
 
 
@@ -147,8 +165,8 @@ def products(
     across = [len(axis.read_phases) * axis.write_stride for axis in sweeps]
     found = []
     for axis, sweep in zip(tiles, sweeps, strict=True):
-        reads = len(sweep.read_phases)
-        found.append([(b // 4 * reads + a // 4, b % 4) for b, a, _ in axis.taps])
+        reads, points = len(sweep.read_phases), len(axis.read_phases) // len(sweep.read_phases)
+        found.append([(b // points * reads + a // points, b % points) for b, a, _ in axis.taps])
     kernel = [
         16 * (pair_h * across[1] + pair_w) + 4 * product_h + product_w
         for pair_h, product_h in found[0]

@@ -46,13 +46,14 @@ def _weighted(emit: Emitter, factors: tuple[int, ...], terms: list[Any]) -> Any:
     return total
 
 
-def _transform(matrix: Matrix, dealt: int = 4) -> Any:
+def _transform(matrix: Matrix, dealt: int = 4, flat: bool = False) -> Any:
     """Return an intrinsic for ``y = matrix @ x @ matrix.T``, for a row of `count` tiles.
 
     Element (r, c) of a tile's y is in ``y[y_at + r * y_row + c * y_column + tile]``, and x alike
     but for columns that are `dealt` to fewer parts: column c is the next tile's c - dealt. Whole
-    vectors of x are read, and of y written.
+    vectors of x are read, and of y written. A `flat` tile is a single row, ``y = x @ matrix.T``.
     """
+    down: Matrix = ((1,),) if flat else matrix
 
     def typed(
         typing: Any, y: Any, y_at: Any, y_row: Any, y_column: Any,
@@ -64,7 +65,6 @@ def _transform(matrix: Matrix, dealt: int = 4) -> Any:
             y_, y_at_, y_row_, y_column_, x_, x_at_, x_row_, x_column_, count_ = values
             emit = Emitter(context, builder, x.dtype)
             source, target = emit.pointer(x, x_, x_at_), emit.pointer(y, y_, y_at_)
-            size = range(len(matrix[0]))
 
             def place(start: Any, row: Any, column: Any, r: int, c: int) -> Any:
                 return emit.step(emit.step(start, emit.times(row, r)), emit.times(column, c))
@@ -72,15 +72,15 @@ def _transform(matrix: Matrix, dealt: int = 4) -> Any:
             reads = [
                 [
                     emit.step(place(source, x_row_, x_column_, r, c % dealt), c // dealt)
-                    for c in size
+                    for c in range(len(matrix[0]))
                 ]
-                for r in size
+                for r in range(len(down[0]))
             ]
 
             def body(at: Any) -> None:
                 tile = [[emit.load(emit.step(read, at)) for read in row] for row in reads]
                 rows = [[_weighted(emit, factors, row) for factors in matrix] for row in tile]
-                for r, factors in enumerate(matrix):
+                for r, factors in enumerate(down):
                     for c in range(len(matrix)):
                         value = _weighted(emit, factors, [row[c] for row in rows])
                         write = emit.step(place(target, y_row_, y_column_, r, c), at)
@@ -95,14 +95,14 @@ def _transform(matrix: Matrix, dealt: int = 4) -> Any:
         y: np.ndarray, y_at: int, y_row: int, y_column: int,
         x: np.ndarray, x_at: int, x_row: int, x_column: int, count: int,
     ) -> None:  # fmt: skip
-        size, factors = range(len(matrix[0])), np.array(matrix, x.dtype)
-        tile = np.empty((len(size), len(size), count), x.dtype)
-        for r in size:
-            for c in size:
+        tile = np.empty((len(down[0]), len(matrix[0]), count), x.dtype)
+        for r in range(len(down[0])):
+            for c in range(len(matrix[0])):
                 start = x_at + r * x_row + c % dealt * x_column + c // dealt
                 tile[r, c] = x[start : start + count]
-        result = np.einsum("ar,rct,bc->abt", factors, tile, factors)
-        for r in range(len(matrix)):
+        factors = np.array(down, x.dtype), np.array(matrix, x.dtype)
+        result = np.einsum("ar,rct,bc->abt", factors[0], tile, factors[1])
+        for r in range(len(down)):
             for c in range(len(matrix)):
                 start = y_at + r * y_row + c * y_column
                 y[start : start + count] = result[r, c]
@@ -110,9 +110,55 @@ def _transform(matrix: Matrix, dealt: int = 4) -> Any:
     return plain if config.DISABLE_JIT else intrinsic(typed)
 
 
+_GRAD = {tile: tuple(zip(*matrix, strict=True)) for tile, matrix in RESULT.items()}  # A
 _source_2, _source_3 = _transform(SOURCE, 2), _transform(SOURCE, 3)
-_result_2, _result_3 = (_transform(RESULT[tile]) for tile in (2, 3))
-_grad_2, _grad_3 = (_transform(tuple(zip(*RESULT[tile], strict=True))) for tile in (2, 3))
+_source_flat_2, _source_flat_3 = _transform(SOURCE, 2, True), _transform(SOURCE, 3, True)
+_result_2, _result_3 = _transform(RESULT[2]), _transform(RESULT[3])
+_result_flat_2, _result_flat_3 = (_transform(RESULT[tile], flat=True) for tile in (2, 3))
+_grad_2, _grad_3 = _transform(_GRAD[2]), _transform(_GRAD[3])
+_grad_flat_2, _grad_flat_3 = (_transform(_GRAD[tile], flat=True) for tile in (2, 3))
+
+
+@kernel(inline="always")
+def _source(p, y, y_at, y_row, y_column, x, x_at, x_row, x_column, count):
+    """Transform a row of `count` tiles of the source."""
+    if p.points_h == 1:
+        if p.tile == 2:
+            _source_flat_2(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
+        else:
+            _source_flat_3(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
+    elif p.tile == 2:
+        _source_2(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
+    else:
+        _source_3(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
+
+
+@kernel(inline="always")
+def _result(p, y, y_at, y_row, y_column, x, x_at, x_row, x_column, count):
+    """Transform the products of `count` tiles to results."""
+    if p.points_h == 1:
+        if p.tile == 2:
+            _result_flat_2(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
+        else:
+            _result_flat_3(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
+    elif p.tile == 2:
+        _result_2(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
+    else:
+        _result_3(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
+
+
+@kernel(inline="always")
+def _grad(p, y, y_at, y_row, y_column, x, x_at, x_row, x_column, count):
+    """Transform a row of `count` tiles of the gradient."""
+    if p.points_h == 1:
+        if p.tile == 2:
+            _grad_flat_2(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
+        else:
+            _grad_flat_3(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
+    elif p.tile == 2:
+        _grad_2(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
+    else:
+        _grad_3(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
 
 
 @kernel(inline="always")
@@ -142,9 +188,9 @@ def pack_tiles(x, packed, p, phase_h, start, group, first, last, lines):
     from `first` to `last`, with zeros behind the last tile. While a channel is packed, the next
     one's rows are called for.
     """
-    size, tile, line = p.source_h * p.source_w, p.tile, p.line_pitch
+    size, tile_h, line = p.source_h * p.source_w, p.tile_h, p.line_pitch
     columns, parts = p.columns // p.folds_w, p.read_stride_w * p.folds_w
-    step_h, step_w = p.read_stride_h * p.folds_h // tile, parts // tile
+    step_h, step_w = p.read_stride_h * p.folds_h // tile_h, parts // p.tile
     across, pitch = p.phases_w * p.phase_plane, parts * line
     apart = columns if p.folds_w > 1 else 4 * p.phase_plane  # of the phases, or of the folds
     end = min(start + p.positions, p.batch * p.rows * p.columns)
@@ -154,8 +200,8 @@ def pack_tiles(x, packed, p, phase_h, start, group, first, last, lines):
             image, fold, row, column, bottom, until = _part(p, at, end)
             left, width = (column, min(columns, until - at)) if row == bottom else (0, columns)
             picture = ((image * p.groups + group) * p.source_channels + channel) * size
-            top = step_h * tile * row + p.read_base_h + phase_h + fold
-            begin, rows = parts * left + p.read_base_w, tile * (bottom - row) + 4
+            top = step_h * tile_h * row + p.read_base_h + phase_h + fold
+            begin, rows = parts * left + p.read_base_w, tile_h * (bottom - row) + p.points_h
             deal_rows(
                 parts, lines, 0, pitch, line,
                 x, picture, p.source_h, p.source_w, top, step_h, begin, rows, width + 1,
@@ -166,20 +212,14 @@ def pack_tiles(x, packed, p, phase_h, start, group, first, last, lines):
                 count = min(columns - column, until - at)
                 for phase in range(p.folds_w * p.phases_w // 4):
                     to = (channel - first) * p.plane + phase * apart + at - start
-                    if tile == 2:
-                        _source_2(
-                            packed, to, across, p.phase_plane,
-                            lines, line_at + phase * line, pitch, step_w * line, count,
-                        )  # fmt: skip
-                    else:
-                        _source_3(
-                            packed, to, across, p.phase_plane,
-                            lines, line_at + phase * line, pitch, step_w * line, count,
-                        )  # fmt: skip
+                    _source(
+                        p, packed, to, across, p.phase_plane,
+                        lines, line_at + phase * line, pitch, step_w * line, count,
+                    )  # fmt: skip
                 at, column, deep = at + count * p.folds_w, 0, deep + 1
-                line_at = deep * tile * pitch
+                line_at = deep * tile_h * pitch
         if end - start < p.positions:
-            for k in range(4 * p.phases_w):
+            for k in range(p.points_h * p.phases_w):
                 row = k * p.phase_plane + (channel - first) * p.plane
                 packed[row + end - start : row + p.positions] = 0
 
@@ -187,8 +227,8 @@ def pack_tiles(x, packed, p, phase_h, start, group, first, last, lines):
 @kernel
 def pack_grad_tiles(dy, panel, p, start, group, first, lanes, lines):
     """Transform some of the gradient's channels, `lanes` from `first` on: (plane, lane, tile)."""
-    plane, tile, line = p.panel_plane, p.tile, p.line_pitch
-    columns, parts = p.columns // p.folds_w, tile * p.folds_w
+    plane, tile_h, line = p.panel_plane, p.tile_h, p.line_pitch
+    columns, parts = p.columns // p.folds_w, p.tile * p.folds_w
     size, pitch, apart = p.result_h * p.result_w, parts * line, p.folds_w * line
     end = min(start + p.positions, p.batch * p.rows * p.columns)
     for lane in range(lanes):
@@ -197,42 +237,39 @@ def pack_grad_tiles(dy, panel, p, start, group, first, lanes, lines):
             image, fold, row, column, bottom, until = _part(p, at, end)
             left, width = (column, min(columns, until - at)) if row == bottom else (0, columns)
             picture = ((image * p.groups + group) * p.result_channels + first + lane) * size
-            top, rows = p.folds_h * tile * row + fold, tile * (bottom - row + 1)
+            top, rows = p.folds_h * tile_h * row + fold, tile_h * (bottom - row + 1)
             deal_rows(
                 parts, lines, 0, pitch, line,
-                dy, picture, p.result_h, p.result_w, top, p.folds_h, tile * left, rows, width,
+                dy, picture, p.result_h, p.result_w, top, p.folds_h, p.tile * left, rows, width,
                 size if lane + 1 < lanes else 0,
             )  # fmt: skip
             deep, line_at = 0, column - left
             while at < until:
                 count = min(columns - column, until - at)
                 for fold in range(p.folds_w):
-                    place, source = lane * p.panel_pitch + at - start, line_at + fold * line
-                    to = place + fold * columns
-                    if tile == 2:
-                        _grad_2(panel, to, 4 * plane, plane, lines, source, pitch, apart, count)
-                    else:
-                        _grad_3(panel, to, 4 * plane, plane, lines, source, pitch, apart, count)
+                    to = lane * p.panel_pitch + at - start + fold * columns
+                    source = line_at + fold * line
+                    _grad(p, panel, to, 4 * plane, plane, lines, source, pitch, apart, count)
                 at, column, deep = at + count * p.folds_w, 0, deep + 1
-                line_at = deep * tile * pitch
+                line_at = deep * tile_h * pitch
 
 
 @kernel
 def unpack_tiles(panel, plane, y, p, start, channel, lanes, phase_h, bias, lines):
     """Turn a unit's products (column phase and product, lane, tile) into results, with bias.
 
-    The panel holds the four row products of row phase `phase_h`, `plane` elements apart. Rows of
-    tiles are transformed together, as many as fit a line.
+    The panel holds the row products of row phase `phase_h`, `plane` elements apart. Rows of tiles
+    are transformed together, as many as fit a line.
     """
     channels, tile, line = p.groups * p.result_channels, p.tile, p.line_pitch
-    step_h, step_w = p.write_stride_h * p.folds_h // 4, p.write_stride_w * p.folds_w // 4
+    step_h, step_w = p.write_stride_h * p.folds_h // p.points_h, p.write_stride_w * p.folds_w // 4
     columns, height, width, lane_pitch = p.columns, p.result_h, p.result_w, p.panel_pitch
     top, left, across = phase_h + p.write_base_h, p.write_base_w, p.write_stride_w * plane
     pitch, end = tile * step_w * line, min(start + p.positions, p.batch * p.rows * columns)
     folded = p.folds_w > 1  # a row of tiles at a time, and in it one fold after the other
     wide = columns // p.folds_w
     apart = wide if folded else 4 * plane
-    together = columns if folded else line // columns * columns
+    together = columns if folded else max(1, line // columns) * columns
     for lane in range(lanes):
         at, offset = start, bias[channel + lane]
         while at < end:
@@ -240,16 +277,10 @@ def unpack_tiles(panel, plane, y, p, start, channel, lanes, phase_h, bias, lines
             length = wide if folded else until - at
             for phase in range(step_w):
                 source = phase * apart + lane * lane_pitch + at - start
-                if tile == 2:
-                    _result_2(
-                        lines, phase * line, pitch, step_w * line,
-                        panel, source, across, plane, length,
-                    )  # fmt: skip
-                else:
-                    _result_3(
-                        lines, phase * line, pitch, step_w * line,
-                        panel, source, across, plane, length,
-                    )  # fmt: skip
+                _result(
+                    p, lines, phase * line, pitch, step_w * line,
+                    panel, source, across, plane, length,
+                )  # fmt: skip
             while at < until:
                 tiles, column = divmod(at, columns)
                 image, row = divmod(tiles, p.rows)
@@ -257,8 +288,8 @@ def unpack_tiles(panel, plane, y, p, start, channel, lanes, phase_h, bias, lines
                 count = min(columns - column, until - at)
                 weave_rows(
                     tile * step_w, y, (image * channels + channel + lane) * height * width,
-                    height, width, step_h * tile * row + top + fold, step_h,
-                    tile * step_w * column + left, lines, at - first, pitch, line, tile,
+                    height, width, step_h * p.tile_h * row + top + fold, step_h,
+                    tile * step_w * column + left, lines, at - first, pitch, line, p.tile_h,
                     min(count, wide), offset,
                 )  # fmt: skip
                 at += count

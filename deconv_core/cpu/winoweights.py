@@ -36,9 +36,10 @@ def _factors(emit: Emitter, taps: list[Any]) -> list[Any]:
     return [taps[0], emit.add(both, one), emit.subtract(both, one), taps[-1]]
 
 
-def _lift(count: int) -> Any:
+def _lift(count: int, flat: bool = False) -> Any:
     """Return an intrinsic for ``G g G^T``, for `count` x `count` taps of some lanes at once.
 
+    The taps of a `flat` tile are a single row, ``g G^T``.
     Tap (r, c) of lane i is ``x[taps[tap_at + 3 * r + c] + i]``. Product k goes to the place that
     the three elements of `places` from ``place_at + 3 * k`` on tell with `step` (transpose.py), and
     nowhere if the first is negative.
@@ -61,13 +62,14 @@ def _lift(count: int) -> Any:
             g = [
                 [
                     emit.load(emit.step(source, builder.load(emit.step(table, 3 * r + c))))
-                    for r in range(count)
+                    for r in range(1 if flat else count)
                 ]
                 for c in range(count)
             ]
-            columns = [_factors(emit, column) for column in g]
-            rows = [_factors(emit, [column[r] for column in columns]) for r in range(4)]
-            for k in range(16):
+            columns = g if flat else [_factors(emit, column) for column in g]
+            points = len(columns[0])
+            rows = [_factors(emit, [column[r] for column in columns]) for r in range(points)]
+            for k in range(4 * points):
                 entry = emit.step(entries, 3 * k)
                 needed = builder.icmp_signed(">=", builder.load(entry), ir.Constant(INDEX, 0))
                 with builder.if_then(needed):
@@ -83,7 +85,8 @@ def _lift(count: int) -> Any:
         g = np.array(_G[count], x.dtype)
         for lane in range(lanes):
             tile = x[taps[tap_at : tap_at + 9] + lane].reshape(3, 3)[:count, :count]
-            for k, value in enumerate((g @ tile @ g.T).ravel()):
+            rows = tile[:1] if flat else g @ tile
+            for k, value in enumerate((rows @ g.T).ravel()):
                 start, pitch = places[place_at + 3 * k], places[place_at + 3 * k + 1]
                 if start >= 0:
                     y[y_at + start + step * pitch + lane] = value
@@ -91,7 +94,21 @@ def _lift(count: int) -> Any:
     return plain if config.DISABLE_JIT else intrinsic(typed)
 
 
-_lift_2, _lift_3 = _lift(2), _lift(3)
+_lift_2, _lift_3, _lift_flat_2, _lift_flat_3 = _lift(2), _lift(3), _lift(2, True), _lift(3, True)
+
+
+@kernel(inline="always")
+def _factors_of(p, y, y_at, places, place_at, step, x, taps, tap_at, lanes, spill):
+    """Transform the taps of one pair of phases."""
+    if p.points_h == 1:
+        if p.tile == 2:
+            _lift_flat_3(y, y_at, places, place_at, step, x, taps, tap_at, lanes, spill)
+        else:
+            _lift_flat_2(y, y_at, places, place_at, step, x, taps, tap_at, lanes, spill)
+    elif p.tile == 2:
+        _lift_3(y, y_at, places, place_at, step, x, taps, tap_at, lanes, spill)
+    else:
+        _lift_2(y, y_at, places, place_at, step, x, taps, tap_at, lanes, spill)
 
 
 @kernel(_nrt=True)  # it allocates
@@ -134,16 +151,10 @@ def pack_tile_weights(w, packed, p, tap_kernel, phase_at, corners, group, first,
             source = start + (first + lane) * p.w_lane
             transpose(lines, 0, by_tap, 0, w, source, p.w_lane, count, kernel, 1)
             for pair in range(corners.size // 9):
-                if p.tile == 2:
-                    _lift_3(
-                        packed, at + lane, places, 48 * pair, channel,
-                        lines, taps, 9 * pair, count, spill,
-                    )  # fmt: skip
-                else:
-                    _lift_2(
-                        packed, at + lane, places, 48 * pair, channel,
-                        lines, taps, 9 * pair, count, spill,
-                    )  # fmt: skip
+                _factors_of(
+                    p, packed, at + lane, places, 48 * pair, channel,
+                    lines, taps, 9 * pair, count, spill,
+                )  # fmt: skip
 
 
 def _sums(emit: Emitter, products: list[Any], count: int) -> list[Any]:
@@ -155,9 +166,10 @@ def _sums(emit: Emitter, products: list[Any], count: int) -> list[Any]:
     return [*taps[:-1], emit.add(taps[-1], products[3])]
 
 
-def _lower(count: int) -> Any:
+def _lower(count: int, flat: bool = False) -> Any:
     """Return an intrinsic for ``G^T s G``, for a vector of source channels at once.
 
+    The sums of a `flat` tile are a single row, ``s G``.
     Sum k is the vector at ``x[x_at + places[place_at + k]]``, or zero if that is negative. Tap
     (r, c) goes to line ``lines[line_at + 3 * r + c]`` of `y`, or nowhere if that is negative.
     """
@@ -176,14 +188,15 @@ def _lower(count: int) -> Any:
                 emit.pointer(lines, lines_, line_at_),
             )
             sums = []
-            for k in range(16):
+            for k in range(4 if flat else 16):
                 place = builder.load(emit.step(table, k))
                 there = builder.icmp_signed(">=", place, zero)
                 value = emit.load(emit.step(source, builder.select(there, place, zero)))
                 sums.append(builder.select(there, value, emit.zero))
-            columns = [_sums(emit, sums[c::4], count) for c in range(4)]
-            rows = [_sums(emit, [column[r] for column in columns], count) for r in range(count)]
-            for r in range(count):
+            columns = [sums[c::4] if flat else _sums(emit, sums[c::4], count) for c in range(4)]
+            high = len(columns[0])
+            rows = [_sums(emit, [column[r] for column in columns], count) for r in range(high)]
+            for r in range(high):
                 for c in range(count):
                     line = builder.load(emit.step(order, 3 * r + c))
                     with builder.if_then(builder.icmp_signed(">=", line, zero)):
@@ -201,8 +214,10 @@ def _lower(count: int) -> Any:
         for k, place in enumerate(places[place_at : place_at + 16]):
             if place >= 0:
                 sums[k] = x[x_at + place : x_at + place + width]
-        taps = np.einsum("ir,ijv,jc->rcv", g, sums.reshape(4, 4, width), g)
-        for r in range(count):
+        down = g[:1, :1] if flat else g
+        square = sums.reshape(4, 4, width)[: len(down)]
+        taps = np.einsum("ir,ijv,jc->rcv", down, square, g)
+        for r in range(taps.shape[0]):
             for c in range(count):
                 line = lines[line_at + 3 * r + c]
                 if line >= 0:
@@ -212,10 +227,11 @@ def _lower(count: int) -> Any:
 
 
 _lower_2, _lower_3 = _lower(2), _lower(3)
+_lower_flat_2, _lower_flat_3 = _lower(2, True), _lower(3, True)
 
 
 @kernel
-def taps_from_tiles(results, lines, sums, at, places, corners):
+def taps_from_tiles(p, lines, sums, at, places, corners):
     """Turn the sums of a vector of source channels into taps, ``G^T s G``: a line for each.
 
     Product k of a pair of phases is at ``sums[at + places[16 * pair + k]]``, or zero where that is
@@ -223,7 +239,12 @@ def taps_from_tiles(results, lines, sums, at, places, corners):
     none.
     """
     for pair in range(corners.size // 9):
-        if results == 2:
+        if p.points_h == 1:
+            if p.tile == 2:
+                _lower_flat_3(lines, corners, 9 * pair, sums, at, places, 16 * pair)
+            else:
+                _lower_flat_2(lines, corners, 9 * pair, sums, at, places, 16 * pair)
+        elif p.tile == 2:
             _lower_3(lines, corners, 9 * pair, sums, at, places, 16 * pair)
         else:
             _lower_2(lines, corners, 9 * pair, sums, at, places, 16 * pair)
