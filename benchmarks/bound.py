@@ -7,7 +7,7 @@ A perfect pass takes as long as its multiply-adds need at the measured peak, or 
 to be moved once, at the speed of a copy in cache. Where Winograd's tiles fit, their products are
 counted instead, if they are fewer. Transforms, packing and all else are taken to cost nothing.
 PyTorch's time in its better layout, over that time, bounds the ratio. Only another algorithm could
-pass it: tiles along one axis, or of large kernels in pieces.
+pass it: tiles of large kernels in pieces, say.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ convolution with a single tap (tile.py); and 16 products become m x m results, 1
 pass with a stride is a dense one for each phase, so it has such planes for each phase; where a
 phase has fewer taps, some of them vanish. A dilated pass is a dense one for each of its *folds*:
 with a dilation of two, every second row and column. Folds of the rows are images of their own,
-those of the columns lie side by side in a row of tiles. The gradient to the weight is the same
+those of the columns lie side by side in a row of tiles. Where a pass has a single tap along a
+column, its tiles are *flat*: four products of a row. The gradient to the weight is the same
 identity read backwards. (S. Winograd, 1980; A. Lavin and S. Gray, 2015, arXiv:1509.09308.)
 
 Here is what surrounds the products: each function stands in for its namesake in pack.py.
