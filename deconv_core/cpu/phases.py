@@ -102,10 +102,11 @@ def _weave(
                     builder.icmp_signed(">=", start, ir.Constant(INDEX, 0)),
                     builder.icmp_signed("<=", after, end),
                 )
-                with builder.if_else(inside) as (whole, partly):  # masked stores take much longer
+                # Masked stores take much longer, empty ones as well.
+                with builder.if_else(inside) as (whole, partly):
                     with whole:
                         emit.store(woven, emit.step(target, start))
-                    with partly:
+                    with partly, builder.if_then(builder.icmp_signed("<", start, end)):
                         emit.store_inside(woven, emit.step(target, start), start, end)
 
         whole_vectors(emit, count_, body)
