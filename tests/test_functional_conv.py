@@ -14,6 +14,7 @@ from support import ConvCase, assert_close, call, conv_cases
 
 from deconv_core import functional as F
 from deconv_core import geometry
+from deconv_core.cpu.plan import spread_plan
 
 pytestmark = pytest.mark.usefixtures("junk")
 
@@ -119,6 +120,8 @@ def test_many_more_against_pytorch(case: ConvCase, dtype: Any) -> None:
         ((1, 1, 3, 400), (1, 1, 1, 65), {"padding": (0, 100)}),
         ((2, 96, 9, 9), (96, 1, 5, 5), {"groups": 96, "padding": "same"}),
         ((40, 2, 5, 5), (2, 2, 3, 3), {}),
+        ((1, 34, 120, 130), (26, 17, 18, 16), {"stride": 16, "padding": (3, 1), "groups": 2}),
+        ((3, 30, 80, 66), (25, 30, 16, 17), {"stride": 16}),
     ],
 )
 def test_larger_shapes_against_pytorch(
@@ -161,6 +164,16 @@ def test_gradients_by_finite_differences(options: dict[str, Any]) -> None:
     dx = F.conv2d_input_grad(dy, w, x.shape, **options)
     dw = F.conv2d_weight_grad(dy, x, w.shape, **options)
     assert np.vdot(dx, u) + np.vdot(dw, v) == pytest.approx(slope, rel=1e-7, abs=1e-6)
+
+
+def test_channels_of_very_many_phases_are_packed_in_chunks(dtype: type) -> None:
+    for x_shape, w_shape, groups in (
+        ((1, 34, 120, 130), (26, 17, 18, 16), 2),
+        ((3, 30, 80, 66), (25, 30, 16, 17), 1),
+    ):
+        shape = geometry.conv(x_shape, w_shape, 16, groups=groups)
+        numbers = spread_plan(shape, False, np.dtype(dtype).itemsize).numbers[0]
+        assert 1 < numbers["chunk"] < numbers["source_channels"]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -19,6 +19,7 @@ from .config import (
     DOT_TERMS,
     FEW_TAPS,
     MACHINE,
+    MANY_PHASES,
     NEAR_BYTES,
     NEAR_POSITIONS,
     PACK_BYTES,
@@ -148,17 +149,32 @@ def _cut(rows: Sweep, columns: Sweep, batch: int, most: int, blocks: int) -> dic
     }
 
 
+def _together(work: Pass) -> int:
+    """Return how many channels of the source are packed together.
+
+    All, but where many phases would leave a block few positions: for each chunk of channels it
+    packs a halo and goes through the weights only once for all of its positions.
+    """
+    written = work.rows.write_stride * work.columns.write_stride
+    if work.dot or written > 1 or work.phases < MANY_PHASES:
+        return work.source
+    positions = min(NEAR_POSITIONS, max(1, work.batch * work.rows.count * work.columns.count))
+    chunks = ceil_div(work.source * work.phases * work.itemsize * positions, PACK_BYTES)
+    return ceil_div(work.source, min(work.source, chunks))
+
+
 def _blocks(work: Pass) -> dict[str, int]:
     """Cut a pass into blocks whose packed source stays in cache."""
     rows, columns = work.rows, work.columns
     phase_rows = max(1, min(rows.write_stride, PANEL_PHASES // columns.write_stride))
-    each = work.source * work.phases * work.itemsize
+    chunk = _together(work)
+    each = chunk * work.phases * work.itemsize
     room = PACK_BYTES // each
     if not work.dot:  # within the second-level cache, unless that makes blocks small
         room = max(NEAR_BYTES // each, min(NEAR_POSITIONS, room))
     most = work.most_positions(room, phase_rows)
     cut = _cut(rows, columns, work.batch, most, 1 if work.dot else work.blocks)
-    return cut | {"phase_rows": phase_rows}
+    return cut | {"phase_rows": phase_rows, "chunk": chunk}
 
 
 def packed_layout(work: Pass) -> dict[str, int]:
@@ -167,7 +183,7 @@ def packed_layout(work: Pass) -> dict[str, int]:
     if work.rows.read_stride > 1 or work.columns.read_stride > 1:
         layout["phase_plane"] += work.width  # whole vectors are written
     plane = line_stride(work.phases * layout["phase_plane"] + work.columns.reach, work.itemsize)
-    return layout | {"plane": plane, "packed_size": work.packed_size(work.source * plane)}
+    return layout | {"plane": plane, "packed_size": work.packed_size(layout["chunk"] * plane)}
 
 
 def plain_layout(work: Pass) -> dict[str, int]:

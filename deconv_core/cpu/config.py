@@ -65,6 +65,7 @@ MACHINE = _FAMILIES[FAMILY]
 PACK_BYTES = 7 << 17  # packed source of one block: about a common second-level cache
 NEAR_BYTES = 3 << 18  # the same, where that leaves a block so many positions
 NEAR_POSITIONS = 512
+MANY_PHASES = 16  # of a source, whose channels are packed in chunks for so many positions
 PANEL_PHASES = 16  # write phases that are computed in turn from the same packed source
 PANEL_BYTES = 1 << 20  # a tile's results before they are unpacked, for so many phases
 LANES_BYTES = 3 << 13  # a weight gradient's lanes: half of a common first-level cache

@@ -99,7 +99,9 @@ def _chunk(chunk, begin, end, x, dy, partial, p, read_h, read_w, taps, units, sc
                 pack_lanes(dy, panel[at:], p, image, row, column, group, units[last, 1], lanes)
                 last += 1
             if group != packed_group:
-                pack_source(x, packed, p, read_h, read_w, image, row, column, group)
+                pack_source(
+                    x, packed, p, read_h, read_w, image, row, column, group, 0, p.source_channels
+                )
                 packed_group = group
             _run(panel, packed, offsets, p, units, first, last, positions, sums)
             first = last

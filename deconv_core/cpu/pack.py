@@ -129,21 +129,21 @@ def pack_rows(
 
 
 @kernel
-def pack_source(x, packed, p, read_h, read_w, image, row, column, group):
-    """Pack all channels of `group` that the block at (`image`, `row`, `column`) reads.
+def pack_source(x, packed, p, read_h, read_w, image, row, column, group, first, channels):
+    """Pack some channels of `group` that the block at (`image`, `row`, `column`) reads.
 
-    `packed` becomes (channel, phase, image and row, column), with zeros for whatever lies outside
-    the source. Rows are written in the order of their addresses, so each may run over into the
-    next. Room for images beyond the last, and behind the planes, is left as it is. While a channel
-    is packed, the next one's rows are called for.
+    They are `channels` of them, from `first` on. `packed` becomes (channel, phase, image and row,
+    column), with zeros for whatever lies outside the source. Rows are written in the order of their
+    addresses, so each may run over into the next. Room for images beyond the last, and behind the
+    planes, is left as it is. While a channel is packed, the next one's rows are called for.
     """
     size = p.source_h * p.source_w
     left = p.read_stride_w * column + p.read_base_w
-    for channel in range(p.source_channels):
+    for channel in range(first, first + channels):
         ahead = size if channel + 1 < p.source_channels else 0
         for a in range(read_h.size):
             top = p.read_stride_h * row + read_h[a] + p.read_base_h
-            plane = channel * p.plane + a * read_w.size * p.phase_plane
+            plane = (channel - first) * p.plane + a * read_w.size * p.phase_plane
             for i in range(min(p.images, p.batch - image)):
                 of = ((image + i) * p.groups + group) * p.source_channels + channel
                 pack_rows(

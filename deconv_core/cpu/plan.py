@@ -31,12 +31,12 @@ _FIELDS = (
     "batch rows columns reach_h reach_w "  # positions of one image, halo
     "images block_rows row_blocks block_columns column_blocks blocks chunks "
     "pitch image_rows phase_plane plane positions "  # packed source, in elements
-    "panel_pitch packed_size panel_size phase_rows "
+    "panel_pitch packed_size panel_size unit_panel phase_rows "
     "weight_size scratch_size "  # all units' weights (or sums), one worker's workspace
     "kernel w_lane w_channel streams tile_size lanes_size unit_run "  # weights and their sums
     "panel_plane plain tile tile_h points_h line_pitch lines_size "  # Winograd's tiles, their rows
     "phases_h phases_w folds_h folds_w "  # read phases, dilated passes that are folded
-    "chunk tiles region columns_size"  # products of matrices: rows together, tiles (or units)
+    "chunk tiles region columns_size"  # rows (or channels) together, tiles (or units)
 ).split()
 _TABLES = "read_h read_w taps tap_kernel phase_at corners units".split()
 _FIELDS += [f"{table}_{end}" for table in _TABLES for end in ("begin", "end")]
@@ -147,7 +147,7 @@ def _common(geometry: ConvGeometry, work: Pass) -> tuple[dict[str, int], tuple[S
     else:  # of a 1x1 pass without strides, a picture is one long row
         rows, columns = plain_sweeps(work.rows, work.columns) or (work.rows, work.columns)
         (rows, columns), layout = _least_packed(work._replace(rows=rows, columns=columns))
-    numbers = dict.fromkeys(_FIELDS, 0) | layout
+    numbers = dict.fromkeys(_FIELDS, 0) | {"chunk": work.source} | layout
     numbers |= {
         "groups": geometry.groups, "source_channels": work.source, "result_channels": work.result,
         "kernel": len(work.rows.taps) * len(work.columns.taps),
@@ -265,6 +265,9 @@ def spread_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Plan:
     most = min(MACHINE.spread[0][0], result)
     phases = numbers["phase_rows"] * sweeps[1].write_stride
     numbers["panel_size"] = 0 if numbers["plain"] else numbers["panel_pitch"] * most * phases
+    if numbers["chunk"] < source:  # all units' sums wait for the next chunk
+        numbers["unit_panel"] = numbers["panel_size"]
+        numbers["panel_size"] *= len(units)
     shape = geometry.input_shape if adjoint else geometry.output_shape
     return _finish(geometry, shape, work, numbers, sweeps, units, line_stride(at, itemsize))
 

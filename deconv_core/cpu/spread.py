@@ -50,46 +50,60 @@ def _plain(x, weights, bias, y, p, taps, image, column, group, first, lanes, at,
 
 
 @kernel(inline="always")
+def _pack(block, x, packed, p, read_h, read_w, group, channel, channels, lines):
+    """Pack some source channels of one block, from `channel` on: by tiles always all of them."""
+    if p.tile:
+        for phase_h in range(p.phases_h // p.points_h):
+            begin = phase_h * p.points_h * p.phases_w * p.phase_plane
+            pack_tiles(
+                x, packed[begin:], p, phase_h, block * p.positions, group, 0, p.source_channels,
+                lines,
+            )  # fmt: skip
+        return
+    image, row, column = block_at(block, p)
+    pack_source(x, packed, p, read_h, read_w, image, row, column, group, channel, channels)
+
+
+@kernel(inline="always")
 def _block(
     block, first, last, x, weights, bias, y, p, read_h, read_w, taps, phase_at, units, scratch
 ):
-    """Run one block's units from `first` to `last`."""
+    """Run one block's units from `first` to `last`: all of them for each chunk of channels."""
     image, row, column = block_at(block, p)
     packed, panel = scratch[: p.packed_size], scratch[p.packed_size :]
     lines = panel[p.panel_size :]
     width = _VECTOR_BYTES // x.itemsize
     none, positions = np.zeros(units[0, 2], x.dtype), positions_of(p, image, row)
-    packed_group = -1
-    for u in range(first, last):
+    packed_group, packed_channel = -1, -1
+    for turn in range((p.source_channels + p.chunk - 1) // p.chunk * (last - first)):
+        channel, u = turn // (last - first) * p.chunk, first + turn % (last - first)
+        channels = min(p.chunk, p.source_channels - channel)
         group, lane, lanes, at = units[u, 0], units[u, 1], units[u, 2], units[u, 3]
         step = units[u, 4] * width
         if p.plain:
             _plain(x, weights, bias, y, p, taps, image, column, group, lane, lanes, at, step)
             continue
         phase_pitch = lanes * p.panel_pitch
-        if group != packed_group:
-            if p.tile:
-                for phase_h in range(p.phases_h // p.points_h):
-                    begin = phase_h * p.points_h * p.phases_w * p.phase_plane
-                    pack_tiles(
-                        x, packed[begin:], p, phase_h,
-                        block * p.positions, group, 0, p.source_channels, lines,
-                    )  # fmt: skip
-            else:
-                pack_source(x, packed, p, read_h, read_w, image, row, column, group)
-            packed_group = group
+        if group != packed_group or channel != packed_channel:
+            _pack(block, x, packed, p, read_h, read_w, group, channel, channels, lines)
+            packed_group, packed_channel = group, channel
+        sums = panel[(u - first) * p.unit_panel :]
         for top in range(0, p.write_stride_h, p.phase_rows):  # write phases, some rows at a time
             bottom = min(p.write_stride_h, top + p.phase_rows)
             begin, end = top * p.write_stride_w, bottom * p.write_stride_w
             for q in range(0, positions, step):
                 for phase in range(begin, end):
+                    before = p.source_channels * phase_at[phase]
+                    before += channel * (phase_at[phase + 1] - phase_at[phase])
                     spread(
-                        lanes, positions - q,
-                        weights, at + lanes * p.source_channels * phase_at[phase],
-                        packed, q, p.plane, p.source_channels,
+                        lanes, positions - q, weights, at + lanes * before,
+                        packed, q, p.plane, channels,
                         taps, phase_at[phase], phase_at[phase + 1], none, 0,
-                        panel, (phase - begin) * phase_pitch + q, p.panel_pitch, 1,
+                        sums, (phase - begin) * phase_pitch + q, p.panel_pitch,
+                        1 if channel == 0 else 0,
                     )  # fmt: skip
+            if channel + channels < p.source_channels:
+                continue
             if p.tile:
                 unpack_tiles(
                     panel, phase_pitch, y, p, block * p.positions,
@@ -98,7 +112,7 @@ def _block(
                 continue
             for phase_h in range(top, bottom):
                 unpack(
-                    panel[(phase_h * p.write_stride_w - begin) * phase_pitch :], phase_pitch,
+                    sums[(phase_h * p.write_stride_w - begin) * phase_pitch :], phase_pitch,
                     y, p, image, row, column, group * p.result_channels + lane, lanes,
                     phase_h, bias,
                 )  # fmt: skip
