@@ -25,6 +25,7 @@ from deconv_core.cpu.conv import choose, choose_grad
 from deconv_core.cpu.gemmplan import GemmPlan
 from deconv_core.cpu.plan import Plan
 from deconv_core.cpu.tilegradplan import TileGradPlan
+from deconv_core.cpu.wideplan import WidePlan
 from deconv_core.geometry import ConvGeometry, ceil_div
 
 KINDS = {  # of a convolution's passes, of a transposed one's
@@ -122,6 +123,16 @@ def _of_tiles(geometry: ConvGeometry, plan: TileGradPlan, itemsize: int) -> Laun
     return Launch("weight gradient", geometry, loads, cut, len(loads))
 
 
+def _of_rows(geometry: ConvGeometry, plan: WidePlan, itemsize: int) -> Launch:
+    """Return the launch of a weight gradient along the kernel's rows."""
+    p, (lanes, vectors) = plan.numbers[0], MACHINE.spread[0]
+    wide = covered(int(p["streams"]), lanes, vectors, MACHINE.vector_bytes // itemsize)
+    each = int(p["positions"] * p["tiles"]) * lanes * wide
+    taps = np.diff(plan.phase_at)
+    loads = tuple(int(taps[phase]) * each for _, _, phase in plan.units)
+    return Launch("weight gradient", geometry, loads, f"{len(loads)} phases of rows", plan.workers)
+
+
 def of_plan(kind: str, geometry: ConvGeometry, itemsize: int) -> Launch | None:
     """Return the launch of a convolution's pass; None of those whose tiles are others."""
     if kind == "weight gradient":
@@ -132,6 +143,8 @@ def of_plan(kind: str, geometry: ConvGeometry, itemsize: int) -> Launch | None:
         return _of_gemm(kind, geometry, plan, itemsize)
     if isinstance(plan, TileGradPlan):
         return _of_tiles(geometry, plan, itemsize)
+    if isinstance(plan, WidePlan):
+        return _of_rows(geometry, plan, itemsize)
     if not isinstance(plan, Plan):
         return None
     p = plan.numbers[0]

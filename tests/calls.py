@@ -9,7 +9,7 @@ import numpy as np
 
 from deconv_core import functional as F
 from deconv_core import geometry
-from deconv_core.cpu import config, conv, gemmplan, plan, tilegradplan, tiling
+from deconv_core.cpu import config, conv, gemmplan, plan, tilegradplan, tiling, wideplan
 
 Call = tuple[str, Callable[..., Any], list[np.ndarray], list[Any], dict[str, Any]]
 
@@ -175,10 +175,18 @@ def multiply(wherever_possible: bool) -> None:
     choose_again()
 
 
+def widen(wherever_possible: bool) -> None:
+    """Let every weight gradient that can run along the kernel's rows, or none."""
+    multiply(False)
+    wideplan.WIDE_SHARE, wideplan.SHARED_MACS = 1e9 if wherever_possible else 0, 0
+    choose_again()
+
+
 def choose_as_usual() -> None:
     """Let kernels be chosen by what pays."""
     tile(False)
     gemmplan.GEMM_SHARE, gemmplan.SHARED_MACS = config.GEMM_SHARE, config.SHARED_MACS
+    wideplan.WIDE_SHARE, wideplan.SHARED_MACS = config.WIDE_SHARE, config.SHARED_MACS
     choose_again()
 
 

@@ -26,7 +26,7 @@ def guard_the_pool(where: str) -> None:
 
 def main(dtype: str, where: str) -> None:
     """Run it all; the last line printed before a crash names the culprit."""
-    calls.multiply(False)
+    calls.widen(False)  # nor products of matrices
     plain = results(dtype)
     stepped = []
     for _, function, arrays, rest in calls.every_step(dtype):
@@ -37,7 +37,10 @@ def main(dtype: str, where: str) -> None:
     multiplied = results(dtype)
     assert multiplied != plain
 
-    calls.multiply(False)
+    calls.widen(True)
+    widened = results(dtype)
+    assert widened != plain
+    calls.widen(False)
     calls.tile(True)
     tiled = results(dtype)
     assert tiled != plain
@@ -47,7 +50,9 @@ def main(dtype: str, where: str) -> None:
     calls.tile(False)
     calls.multiply(True)
     check(dtype, where, multiplied, stepped)
-    calls.multiply(False)
+    calls.widen(True)
+    check(dtype, where, widened, stepped)
+    calls.widen(False)
     for macs in (config.SHARED_MACS, 0):
         calls.share_from(macs)
         check(dtype, where, plain, stepped)

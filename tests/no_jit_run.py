@@ -13,7 +13,7 @@ from scripts import load
 
 from deconv_core import functional as F
 from deconv_core import geometry, reference
-from deconv_core.cpu import conv, dot, gemm, gemmgrad, spread, tile, tilegrad
+from deconv_core.cpu import conv, dot, gemm, gemmgrad, spread, tile, tilegrad, widegrad
 from deconv_core.cpu.config import MACHINE
 
 
@@ -65,11 +65,15 @@ def tiles(rng: np.random.Generator) -> None:
 
 
 def products(rng: np.random.Generator) -> None:
-    """Convolutions as products of matrices; what the last tiles compute in vain may overflow."""
-    calls.multiply(True)
-    with np.errstate(all="ignore"):
-        convolutions(rng)
-    calls.multiply(False)
+    """Convolutions as products of matrices, then along kernels' rows.
+
+    What the last tiles compute in vain may overflow.
+    """
+    for choose in (calls.multiply, calls.widen):
+        choose(True)
+        with np.errstate(all="ignore"):
+            convolutions(rng)
+        choose(False)
 
 
 def depthwise(rng: np.random.Generator) -> None:
@@ -123,6 +127,7 @@ def loads(rng: np.random.Generator) -> None:
                 mock.patch.object(gemm, "spread", spread_tile),
                 mock.patch.object(gemmgrad, "spread", spread_tile),
                 mock.patch.object(tilegrad, "spread", spread_tile),
+                mock.patch.object(widegrad, "spread", spread_tile),
                 mock.patch.object(dot, "dot", dot_tile),
             )
             with ExitStack() as stack:
@@ -171,9 +176,10 @@ if __name__ == "__main__":
     tiles(generator)
     depthwise(generator)
     loads(generator)
-    calls.multiply(True)
-    with np.errstate(all="ignore"):
-        loads(generator)
-    calls.multiply(False)
+    for choose in (calls.multiply, calls.widen):
+        choose(True)
+        with np.errstate(all="ignore"):
+            loads(generator)
+        choose(False)
     the_rest(generator)
     print("done")

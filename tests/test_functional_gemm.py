@@ -14,7 +14,10 @@ from support import ConvCase, call, conv_cases, transposed_cases
 from deconv_core import functional as F
 from deconv_core import geometry, reference
 from deconv_core.cpu import config
+from deconv_core.cpu.conv import choose_grad
 from deconv_core.cpu.gemmplan import gemm_grad_plan, gemm_plan
+from deconv_core.cpu.widegrad import run_wide_grad
+from deconv_core.cpu.wideplan import wide_plan
 
 pytestmark = pytest.mark.usefixtures("junk")
 SETTINGS = settings(
@@ -26,6 +29,14 @@ SETTINGS = settings(
 def products() -> Iterator[None]:
     """Run passes as products of matrices wherever they can be."""
     calls.multiply(True)
+    yield
+    calls.choose_as_usual()
+
+
+@pytest.fixture
+def along_rows() -> Iterator[None]:
+    """Run weight gradients along the kernel's rows wherever they can be."""
+    calls.widen(True)
     yield
     calls.choose_as_usual()
 
@@ -73,6 +84,36 @@ def test_any_transposed_convolution(case: ConvCase, products: None, dtype: type)
     check(dw, reference.conv_weight_grad, dy, x, shape=shape)
 
 
+@SETTINGS
+@given(case=conv_cases(symmetric=True))
+def test_any_weight_gradient_along_rows(case: ConvCase, along_rows: None, dtype: type) -> None:
+    shape = geometry.conv(case.x_shape, case.w_shape, **case.options)
+    x, dy = (case.arrays(dtype, shape.output_shape, shape.out_channels)[i] for i in (0, 3))
+    dilated = shape.cols.dilation > 1 and shape.cols.kernel > 1
+    assert (wide_plan(shape, dy.itemsize) is None) == (dilated or shape.batch == 0)
+    dw = call(F.conv2d_weight_grad, dy, x, case.w_shape, **case.options)
+    check(dw, reference.conv_weight_grad, x, dy, shape=shape)
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "w_shape", "options"),
+    [
+        ((2, 3, 70, 150), (13, 3, 20, 33), {"stride": (8, 16), "padding": (3, 5)}),
+        ((1, 2, 9, 300), (25, 2, 3, 70), {"stride": (2, 9), "dilation": (2, 1), "padding": 4}),
+        ((3, 4, 12, 64), (6, 2, 3, 16), {"stride": (1, 5), "groups": 2}),
+    ],
+)
+def test_larger_weight_gradients_along_rows(
+    x_shape: Any, w_shape: Any, options: dict[str, Any], along_rows: None, dtype: type
+) -> None:
+    rng, shape = np.random.default_rng(0), geometry.conv(x_shape, w_shape, **options)
+    x = rng.standard_normal(x_shape).astype(dtype)
+    dy = rng.standard_normal(shape.output_shape).astype(dtype)
+    assert wide_plan(shape, dy.itemsize) is not None
+    dw = call(F.conv2d_weight_grad, dy, x, w_shape, **options)
+    check(dw, reference.conv_weight_grad, x, dy, shape=shape)
+
+
 @pytest.mark.skipif(config.FAMILY != "avx512", reason="tiles of other machines pay elsewhere")
 @pytest.mark.parametrize(
     ("x_shape", "w_shape", "options", "passes"),
@@ -92,3 +133,12 @@ def test_small_pictures_with_many_channels_are_products(
     shape = geometry.conv(x_shape, w_shape, **options)
     plans = gemm_plan(shape, False, 4), gemm_plan(shape, True, 4), gemm_grad_plan(shape, 4)
     assert [plan is not None for plan in plans] == passes
+
+
+@pytest.mark.skipif(config.FAMILY != "avx512", reason="tiles of other machines pay elsewhere")
+def test_wide_kernels_of_few_channels_run_along_their_rows() -> None:
+    for size, kernel, stride in ((544, 64, 32), (568, 16, 8)):
+        shape = geometry.conv((1, 21, size, size), (21, 21, kernel, kernel), stride=stride)
+        assert choose_grad(shape, 4)[0] is run_wide_grad
+    shape = geometry.conv((1, 56, 128, 128), (1, 56, 9, 9), padding=4)
+    assert choose_grad(shape, 4)[0] is not run_wide_grad

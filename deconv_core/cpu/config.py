@@ -96,6 +96,8 @@ DOT_TERMS = 96, 64  # products that an element of a weight gradient's vectors ad
 FEW_TAPS = 4  # with so few, the second of these: their streams share less of what they read
 AHEAD_STEPS = 48  # of a tile, between the weights that it multiplies and those it calls for
 AHEAD_PLANES = 2  # the same of its source
+WIDE_TERMS = 96  # products added up in a row along a wide kernel's rows,
+WIDE_SHARE = 0.8  # which may take so many of those that sums over positions take
 SUM_TERMS = 48  # products added up in a row: sums of such sums lose less to rounding
 # Products of matrices: of another plan's products they may take so many, moves included, without
 # and with strides to write at.

@@ -2,7 +2,8 @@
 
 Each is a plan and a pass that follows it, chosen once for a geometry: depthwise (depthwise.py and,
 for narrow pictures, planes.py), as large as the picture (whole.py), by products of matrices
-(gemm.py, gemmgrad.py, tilegrad.py) where these are cheaper, or by positions (spread.py, dot.py).
+(gemm.py, gemmgrad.py, tilegrad.py, widegrad.py) where these are cheaper, or by positions
+(spread.py, dot.py).
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from .spread import run_spread
 from .tilegrad import run_tile_grad
 from .tilegradplan import tile_grad_plan
 from .whole import is_whole, whole_forward, whole_input_grad, whole_weight_grad
+from .widegrad import run_wide_grad
+from .wideplan import wide_plan
 
 Choice = tuple[Callable[..., np.ndarray], Any]
 
@@ -64,6 +67,9 @@ def choose_grad(geometry: ConvGeometry, itemsize: int) -> Choice:
     gemm = gemm_grad_plan(geometry, itemsize)
     if gemm is not None:
         return run_gemm_grad, gemm
+    wide = wide_plan(geometry, itemsize)
+    if wide is not None:
+        return run_wide_grad, wide
     return run_dot, dot_plan(geometry, itemsize)
 
 

@@ -32,7 +32,7 @@ _VECTOR_BYTES = MACHINE.vector_bytes
 
 
 @kernel(_nrt=True)  # it allocates
-def _pack_lanes(tile, dy, lanes, plan):
+def pack_grad_lanes(tile, dy, lanes, plan):
     """Pack one tile of the gradient's channels as (position, lane)."""
     p = plan[0]
     size, width = p.rows * p.columns, _VECTOR_BYTES // dy.itemsize
@@ -104,10 +104,10 @@ def _launch(
 
 @lru_cache(maxsize=2)
 def _addresses(dtype: np.dtype) -> tuple[Any, Any]:
-    """Return the addresses of `_pack_lanes` and `_worker` for arrays of `dtype`."""
+    """Return the addresses of `pack_grad_lanes` and `_worker` for arrays of `dtype`."""
     data, table, integer = array(dtype), array(np.int64), types.int64
     return (
-        address(_pack_lanes, integer, data, data, array(PLAN)),
+        address(pack_grad_lanes, integer, data, data, array(PLAN)),
         address(
             _worker, integer, integer, *[data] * 3, array(PLAN), *[table] * 5,
             array(np.int64, 2), array(dtype, 2),

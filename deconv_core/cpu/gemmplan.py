@@ -110,7 +110,7 @@ def _phases(rows: Sweep, columns: Sweep) -> tuple[np.ndarray, np.ndarray]:
     return np.array(rows.read_phases, np.int64), np.array(columns.read_phases, np.int64)
 
 
-def _made_by_dot(plan: Plan) -> float:
+def made_by_dot(plan: Plan) -> float:
     """Return the products that a weight gradient's tiles make; their last sums cost some, too."""
     p, width = plan.numbers[0], MACHINE.vector_bytes // plan.itemsize
     streams = p["source_channels"] * p["kernel"]
@@ -138,7 +138,7 @@ def _units(groups: int, count: int, block: int) -> np.ndarray:
     return np.array([(group, *part) for group in range(groups) for part in cut], np.int64)
 
 
-def _workers(geometry: ConvGeometry, tasks: int) -> int:
+def workers_for(geometry: ConvGeometry, tasks: int) -> int:
     """Return how many threads are worth waking for so many tasks."""
     return min(tasks, max(MIN_BLOCKS, geometry.macs // WORKER_MACS))
 
@@ -206,7 +206,7 @@ def gemm_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> GemmPlan 
         record(numbers | layout | sweep_numbers(geometry.batch, rows, columns)),
         *_phases(rows, columns), *taps,
         np.arange(kernel) * block, parts, part_at, units,
-        _workers(geometry, numbers["blocks"] * len(units)),
+        workers_for(geometry, numbers["blocks"] * len(units)),
     )  # fmt: skip
 
 
@@ -229,7 +229,7 @@ def gemm_grad_plan(geometry: ConvGeometry, itemsize: int) -> GemmPlan | None:
     products = positions * block * (tiles * LANES + STREAM_COST)
     products += geometry.batch * packed * SOURCE_COST
     products *= ceil_div(streams, block)
-    if products * geometry.groups > GEMM_SHARE[0] * _made_by_dot(dot_plan(geometry, itemsize)):
+    if products * geometry.groups > GEMM_SHARE[0] * made_by_dot(dot_plan(geometry, itemsize)):
         return None
     layout = _layout(rows, columns, itemsize)
     parts, part_at = _parts(rows, columns, geometry.batch, layout["pitch"], width, positions)
@@ -252,5 +252,5 @@ def gemm_grad_plan(geometry: ConvGeometry, itemsize: int) -> GemmPlan | None:
         record(numbers | layout | sweep_numbers(geometry.batch, rows, columns)),
         *_phases(rows, columns),
         *tap_tables(rows, columns, layout), np.zeros(1, np.int64), parts, part_at,
-        units, _workers(geometry, len(units)),
+        units, workers_for(geometry, len(units)),
     )  # fmt: skip
