@@ -62,6 +62,7 @@ def _host_family() -> str:
 FAMILY = _host_family()
 MACHINE = _FAMILIES[FAMILY]
 
+LINE = 64  # bytes of a cache line
 PACK_BYTES = 7 << 17  # packed source of one block: about a common second-level cache
 NEAR_BYTES = 3 << 18  # the same, where that leaves a block so many positions
 NEAR_POSITIONS = 512
@@ -74,6 +75,7 @@ PLANE_POSITIONS = 4096  # of a depthwise block: packed, it stays in the nearest 
 CHANNEL_RUN = 16  # channels of a depthwise weight gradient that are read side by side
 PREFETCH_AHEAD = 1024  # elements, at least, between what is packed and what is called for
 SMALL_BAND = 512  # elements of a depthwise band below which its results are called for as well
+CACHE_BYTES = 1 << 25  # about a common last-level cache: larger results are stored past it
 MIN_BLOCKS = 8  # blocks are cut smaller until there are so many, whatever the number of threads,
 MIN_TASKS = 64  # or until, with their units, they make so many tasks
 SHARED_MACS = 1 << 18  # multiply-adds below which a pass runs on the calling thread

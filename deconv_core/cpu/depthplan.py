@@ -174,8 +174,10 @@ def plane_dot_plan(geometry: ConvGeometry, itemsize: int) -> DepthPlan:
     starts += starts[-1:] * (padded - kernel)  # repeated, to be dropped
     blocks = geometry.batch * numbers["row_blocks"]
     numbers["blocks"], numbers["streams"] = blocks, streams
-    most = CHANNEL_RUN if numbers["row_blocks"] == 1 else 1  # bands are read one after the other
-    run = min(most, ceil_div(geometry.groups, MIN_BLOCKS))
+    parts = MIN_BLOCKS
+    while parts * CHANNEL_RUN < geometry.groups:
+        parts *= 2
+    run = ceil_div(geometry.groups, parts)
     parts = ceil_div(geometry.groups, run)
     numbers["unit_run"] = run
     numbers["chunks"] = min(blocks, MAX_CHUNKS, ceil_div(MIN_BLOCKS, parts))

@@ -13,12 +13,12 @@ from numba import prange
 
 from ..memory import empty
 from .arrays import flat
-from .config import MACHINE, PREFETCH_AHEAD, SMALL_BAND
+from .config import CACHE_BYTES, LINE, MACHINE, PREFETCH_AHEAD, SMALL_BAND
 from .depthplan import DepthPlan
 from .jit import kernel
 from .pack import pack_rows, scatter
 from .rows import prefetch
-from .rowtile import ROWS, RUNS, row_dot, row_tile
+from .rowtile import ROWS, RUNS, row_dot, row_tile, settle
 from .tasks import add_chunks
 
 _VECTOR_BYTES, _LENGTHS = MACHINE.vector_bytes, len(RUNS)
@@ -33,13 +33,19 @@ def _tile_by_phases(
         row_tile(
             rows, 1, weights, phase_at[phase + i], packed, start, p.pitch,
             runs, run_at, (phase + i) * _LENGTHS, p.columns,
-            panel, i * p.panel_pitch, p.pitch, 0, p.pitch, weights.dtype.type(0),
+            panel, i * p.panel_pitch, p.pitch, 0, p.pitch, weights.dtype.type(0), 0,
         )  # fmt: skip
     for row in range(rows):
         scatter(
             y, y_at + row * p.write_stride_h * p.result_w, p.write_base_w, p.columns, p.result_w,
             panel, row * p.pitch, p.panel_pitch, p.write_stride_w, bias,
         )  # fmt: skip
+
+
+@kernel(inline="always")
+def from_line(scratch):
+    """Return scratch memory from a cache line's begin on: vectors that cross lines cost twice."""
+    return scratch[(-scratch.ctypes.data % LINE) // scratch.itemsize :]
 
 
 @kernel(inline="always")
@@ -77,7 +83,9 @@ def _write_band(
     pitch, columns, across, limit = p.pitch, p.columns, p.write_stride_w, p.result_w
     left, stride, line = p.write_base_w, p.write_stride_h, p.write_stride_h * p.result_w
     bottom, base = row + p.block_rows, (plane * p.result_h + p.write_base_h) * limit
-    _call_small(y, base + stride * row * limit, stride * p.block_rows * limit)
+    past = 1 if y.size * y.itemsize > CACHE_BYTES else 0
+    if not past:
+        _call_small(y, base + stride * row * limit, stride * p.block_rows * limit)
     for phase_h in range(stride):
         first, last = max(edges[2 * phase_h], row), min(edges[2 * phase_h + 1], bottom)
         phase, step = phase_h * across, ROWS if last - first >= ROWS else 1
@@ -88,6 +96,7 @@ def _write_band(
                 row_tile(
                     step, across, weights, phase_at[phase], packed, start, pitch,
                     runs, run_at, phase * _LENGTHS, columns, y, y_at, line, left, limit, bias,
+                    past,
                 )  # fmt: skip
             else:
                 _tile_by_phases(
@@ -102,6 +111,7 @@ def _bands(
     scratch,
 ):  # fmt: skip
     """Compute the tasks [begin, end): each a band of rows of one channel of one image."""
+    scratch = from_line(scratch)
     packed, weights = scratch[: p.packed_size], scratch[p.packed_size :]
     panel = weights[p.kernel :]
     for task in range(begin, end):
@@ -114,6 +124,7 @@ def _bands(
             packed, weights, panel, y, plane, row, p, runs, run_at, phase_at, edges,
             bias[channel] if bias.size else x.dtype.type(0),
         )  # fmt: skip
+    settle()
 
 
 @kernel(parallel=True)
@@ -159,6 +170,7 @@ def _add_band(x, dy, plane, row, packed, p, read_h, read_w, offsets, sums, at):
 @kernel
 def _chunks(begin, end, x, dy, partial, p, read_h, read_w, offsets, scratch):
     """Run the tasks [begin, end): each the sums of a few channels over a chunk of all bands."""
+    scratch = from_line(scratch)
     packed, sums = scratch[: p.packed_size], scratch[p.packed_size :]
     width = _VECTOR_BYTES // x.itemsize
     size = offsets.size * width
@@ -166,13 +178,16 @@ def _chunks(begin, end, x, dy, partial, p, read_h, read_w, offsets, scratch):
         first, chunk = task // p.chunks * p.unit_run, task % p.chunks
         last = min(first + p.unit_run, p.groups)
         sums[: p.unit_run * size] = 0
-        for block in range(chunk * p.blocks // p.chunks, (chunk + 1) * p.blocks // p.chunks):
-            image, band = block // p.row_blocks, block % p.row_blocks
-            for channel in range(first, last):
-                _add_band(
-                    x, dy, image * p.groups + channel, band * p.block_rows, packed, p,
-                    read_h, read_w, offsets, sums, (channel - first) * size,
-                )  # fmt: skip
+        low, high = chunk * p.blocks // p.chunks, (chunk + 1) * p.blocks // p.chunks
+        for image in range(low // p.row_blocks, (high + p.row_blocks - 1) // p.row_blocks):
+            before = image * p.row_blocks
+            bands = range(max(low - before, 0), min(high - before, p.row_blocks))
+            for channel in range(first, last):  # as their bands lie in memory
+                for band in bands:
+                    _add_band(
+                        x, dy, image * p.groups + channel, band * p.block_rows, packed, p,
+                        read_h, read_w, offsets, sums, (channel - first) * size,
+                    )  # fmt: skip
         for channel in range(first, last):
             at = (channel - first) * size
             sum_vectors(sums, at, partial[chunk], channel * p.kernel, p.kernel, width)
@@ -199,8 +214,8 @@ def _chunk_pass(x, dy, dw, plan, read_h, read_w, offsets, tasks, partial, scratc
 
 
 def _workspace(plan: DepthPlan, dtype: np.dtype) -> np.ndarray:
-    """Return one row of scratch memory for each worker."""
-    return empty((min(numba.get_num_threads(), plan.tasks), plan.scratch_size), dtype)
+    """Return one row of scratch memory for each worker, with room to begin at a cache line."""
+    return empty((min(numba.get_num_threads(), plan.tasks), plan.scratch_size + LINE), dtype)
 
 
 def run_bands(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, plan: DepthPlan) -> np.ndarray:

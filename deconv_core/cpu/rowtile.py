@@ -17,8 +17,8 @@ from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .config import MACHINE
-from .emit import INDEX, Emitter
+from .config import LINE, MACHINE
+from .emit import I32, INDEX, Emitter
 from .jit import kernel
 from .rows import vectors
 
@@ -38,41 +38,56 @@ def _interleave(emit: Emitter, even: Any, odd: Any) -> list[Any]:
     ]
 
 
+def _store_past(emit: Emitter, value: Any, pointer: Any) -> None:
+    """Store an aligned vector past the caches."""
+    address = emit.builder.bitcast(pointer, emit.vector.as_pointer())
+    store = emit.builder.store(value, address, align=MACHINE.vector_bytes)
+    store.set_metadata("nontemporal", emit.builder.module.add_metadata([ir.Constant(I32, 1)]))
+
+
 def _write(
-    emit: Emitter, rows: list[list[Any]], targets: list[Any], first: Any, limit: Any
+    emit: Emitter, rows: list[list[Any]], targets: list[Any], first: Any, limit: Any, lines: Any
 ) -> None:
-    """Store each row's vectors; their elements are `first` and on of a row of `limit` elements."""
-    builder, size = emit.builder, emit.width * len(rows[0])
-    begins = builder.icmp_signed(">=", first, ir.Constant(INDEX, 0))
-    ends = builder.icmp_signed("<=", builder.add(first, ir.Constant(INDEX, size)), limit)
-    with builder.if_else(builder.and_(begins, ends)) as (whole, cut):
-        with whole:
-            for row, target in zip(rows, targets, strict=True):
-                for v, vector in enumerate(row):
-                    emit.store(vector, emit.step(target, v * emit.width))
-        with cut:
-            for row, target in zip(rows, targets, strict=True):
-                for v, vector in enumerate(row):
-                    start = builder.add(first, ir.Constant(INDEX, v * emit.width))
-                    emit.store_inside(vector, emit.step(target, v * emit.width), start, limit)
+    """Store each row's vectors; their elements are `first` and on of a row of `limit` elements.
+
+    If `lines`, whole vectors go past the caches. What has nothing of the row is left out: even
+    empty stores would claim the line that they name.
+    """
+    builder = emit.builder
+    for v in range(len(rows[0])):
+        vectors = [
+            (row[v], emit.step(to, v * emit.width)) for row, to in zip(rows, targets, strict=True)
+        ]
+        start = builder.add(first, ir.Constant(INDEX, v * emit.width))
+        begins = builder.icmp_signed(">=", start, ir.Constant(INDEX, 0))
+        ends = builder.icmp_signed("<=", builder.add(start, ir.Constant(INDEX, emit.width)), limit)
+        with builder.if_else(builder.and_(begins, ends)) as (whole, cut):
+            with whole, builder.if_else(lines) as (past, near):
+                for way, store in ((past, _store_past), (near, Emitter.store)):
+                    with way:
+                        for vector, target in vectors:
+                            store(emit, vector, target)
+            with cut, builder.if_then(builder.icmp_signed("<", start, limit)):
+                for vector, target in vectors:
+                    emit.store_inside(vector, target, start, limit)
 
 
 @intrinsic(prefer_literal=True)
 def _row_tile(
     typing: Any, rows: Any, phases: Any, w: Any, w_at: Any, x: Any, x_at: Any, pitch: Any,
     runs: Any, run_at: Any, at: Any, count: Any,
-    y: Any, y_at: Any, y_pitch: Any, left: Any, limit: Any, bias: Any,
+    y: Any, y_at: Any, y_pitch: Any, left: Any, limit: Any, bias: Any, past: Any,
 ) -> tuple[Any, Callable[..., Any]]:  # fmt: skip
     """Emit `row_tile` for literal `rows` and `phases`."""
     signature = types.void(
         rows, phases, w, w_at, x, x_at, pitch, runs, run_at, at, count,
-        y, y_at, y_pitch, left, limit, bias,
+        y, y_at, y_pitch, left, limit, bias, past,
     )  # fmt: skip
     height, across = rows.literal_value, phases.literal_value
 
     def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
         (_, _, w_, w_at_, x_, x_at_, pitch_, runs_, run_at_, at_, count_,
-         y_, y_at_, y_pitch_, left_, limit_, bias_) = values  # fmt: skip
+         y_, y_at_, y_pitch_, left_, limit_, bias_, past_) = values  # fmt: skip
         emit = Emitter(context, builder, x.dtype)
         source, target = emit.pointer(x, x_, x_at_), emit.pointer(y, y_, y_at_)
         weights, offset = emit.pointer(w, w_, w_at_), emit.broadcast(bias_)
@@ -80,6 +95,10 @@ def _row_tile(
         table, starts = emit.pointer(runs, runs_, 0), emit.pointer(run_at, run_at_, at_)
         zero, width = ir.Constant(INDEX, 0), ir.Constant(INDEX, emit.width)
         total = emit.accumulators(across, height)
+        corner = builder.ptrtoint(emit.step(target, left_), INDEX)
+        place = builder.or_(corner, emit.times(y_pitch_, emit.size))
+        rest = builder.and_(place, ir.Constant(INDEX, LINE - 1))  # none where rows begin at lines
+        lines = builder.icmp_signed("<", rest, past_)
 
         def add_runs(size: int, begin: Any, end: Any, position: Any, sums: list[Any]) -> None:
             """Emit all runs of `size` taps: each packed row is loaded once for all its results."""
@@ -112,10 +131,21 @@ def _row_tile(
             first = builder.add(left_, emit.times(column, across))
             start = emit.step(target, first)
             targets = [emit.step(start, emit.times(y_pitch_, row)) for row in range(height)]
-            _write(emit, results, targets, first, limit_)
+            _write(emit, results, targets, first, limit_, lines)
         return context.get_dummy_value()
 
     return signature, generate
+
+
+@intrinsic
+def settle(typing: Any) -> tuple[Any, Callable[..., Any]]:
+    """Have what was stored past the caches done before any later store."""
+
+    def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
 
 
 @intrinsic(prefer_literal=True)
@@ -166,7 +196,7 @@ def _row_dot(
 def _row_tile_python(
     rows: int, phases: int, w: np.ndarray, w_at: int, x: np.ndarray, x_at: int, pitch: int,
     runs: np.ndarray, run_at: np.ndarray, at: int, count: int,
-    y: np.ndarray, y_at: int, y_pitch: int, left: int, limit: int, bias: float,
+    y: np.ndarray, y_at: int, y_pitch: int, left: int, limit: int, bias: float, past: int,
 ) -> None:  # fmt: skip
     """Compute `row_tile` in plain Python."""
     result = np.zeros((rows, count, phases), x.dtype)
@@ -198,8 +228,13 @@ def _row_dot_python(
             sums[sums_at + t * width] += total
 
 
+def _settle_python() -> None:
+    """Do nothing."""
+
+
 if config.DISABLE_JIT:
     _row_tile, _row_dot = _row_tile_python, _row_dot_python
+    settle = _settle_python
 
 _MANY, _FEW = TAPS
 
@@ -207,13 +242,14 @@ _MANY, _FEW = TAPS
 @kernel(inline="always")
 def row_tile(
     rows, phases, w, w_at, x, x_at, pitch, runs, run_at, at, count,
-    y, y_at, y_pitch, left, limit, bias,
+    y, y_at, y_pitch, left, limit, bias, past,
 ):  # fmt: skip
     """Compute `count` columns of some result rows, and write what lies inside of the result.
 
     ``total[row, q, phase] = sum(w[tap] * x[x_at + runs[run] + (row + i) * pitch + q]) + bias`` over
     the runs of a phase and their taps i; element ``left + phases * q + phase`` of a result row is
-    written if it is at least 0 and less than `limit`.
+    written if it is at least 0 and less than `limit`. With `past` 1, not 0, rows that begin at
+    cache lines go past the caches; the caller must `settle` in the end.
 
     Assumptions: `rows` is 1 or `ROWS`, `phases` 1 or 2; the runs of a phase of ``RUNS[i]`` taps are
     those from ``run_at[at + len(RUNS) * phase + i]`` to the next; `w` has the taps in that order
@@ -222,22 +258,22 @@ def row_tile(
     if rows > 1 and phases == 1:
         _row_tile(
             ROWS, 1, w, w_at, x, x_at, pitch, runs, run_at, at, count,
-            y, y_at, y_pitch, left, limit, bias,
+            y, y_at, y_pitch, left, limit, bias, past,
         )  # fmt: skip
     elif rows > 1:
         _row_tile(
             ROWS, 2, w, w_at, x, x_at, pitch, runs, run_at, at, count,
-            y, y_at, y_pitch, left, limit, bias,
+            y, y_at, y_pitch, left, limit, bias, past,
         )  # fmt: skip
     elif phases == 1:
         _row_tile(
             1, 1, w, w_at, x, x_at, pitch, runs, run_at, at, count,
-            y, y_at, y_pitch, left, limit, bias,
+            y, y_at, y_pitch, left, limit, bias, past,
         )  # fmt: skip
     else:
         _row_tile(
             1, 2, w, w_at, x, x_at, pitch, runs, run_at, at, count,
-            y, y_at, y_pitch, left, limit, bias,
+            y, y_at, y_pitch, left, limit, bias, past,
         )  # fmt: skip
 
 
