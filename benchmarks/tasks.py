@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 from unittest import mock
 
@@ -75,12 +75,14 @@ def spread_loads(plan: Plan, itemsize: int) -> tuple[int, ...]:
     """Return the multiply-adds of a forward pass's or an input gradient's tasks."""
     p, width = plan.numbers[0], MACHINE.vector_bytes // itemsize
     each = int(p["source_channels"]) * len(plan.taps)
-    tiles = [(int(unit[2]), int(unit[4])) for unit in plan.units]
-    return tuple(
-        each * lanes * sum(covered(length, lanes, vectors, width) for length in run)
-        for run in plan.runs
-        for lanes, vectors in tiles
-    )
+    loads = [
+        [
+            each * lanes * sum(covered(length, lanes, vectors, width) for length in run)
+            for run in plan.runs(vectors)
+        ]
+        for lanes, vectors in ((int(unit[2]), int(unit[4])) for unit in plan.units)
+    ]
+    return tuple(chain.from_iterable(zip(*loads, strict=True)))
 
 
 def dot_loads(plan: Plan, itemsize: int) -> tuple[int, ...]:
@@ -90,7 +92,7 @@ def dot_loads(plan: Plan, itemsize: int) -> tuple[int, ...]:
     units = [int(u[2]) * ceil_div(streams, int(u[4])) * int(u[4]) for u in plan.units]
     chunks, lengths = (
         int(p["chunks"]),
-        [sum(ceil_div(n, width) * width for n in run) for run in plan.runs],
+        [sum(ceil_div(n, width) * width for n in run) for run in plan.runs()],
     )
     ends = [chunk * len(lengths) // chunks for chunk in range(chunks + 1)]
     return tuple(sum(lengths[a:b]) * unit for a, b in pairwise(ends) for unit in units)

@@ -28,6 +28,9 @@ CONV = [
     ((1, 34, 120, 130), (26, 17, 18, 16), {"stride": 16, "padding": (3, 1), "groups": 2}),
     ((3, 7, 12, 12), (31, 7, 1, 1), {}),  # straight from the arrays
     ((2, 10, 9, 23), (14, 5, 1, 1), {"groups": 2}),
+    ((2, 3, 20, 61), (31, 3, 3, 3), {"padding": 1}),  # straight into the result, all but 7 channels
+    ((3, 16, 6, 64), (24, 8, 3, 3), {"padding": 1, "groups": 2}),  # and the next two
+    ((1, 2, 2, 4097), (13, 2, 2, 6), {"padding": (0, 2)}),
     ((6, 40, 14, 26), (41, 40, 3, 3), {"padding": 1}),  # by Winograd's tiles, and the next four
     ((3, 64, 26, 30), (64, 64, 3, 3), {"padding": 1, "dilation": 2}),
     ((8, 96, 1, 301), (96, 96, 1, 3), {"padding": (0, 1)}),

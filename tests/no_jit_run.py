@@ -110,6 +110,8 @@ def loads(rng: np.random.Generator) -> None:
     cases: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
         ((3, 2, 7, 6), (9, 2, 3, 2), {"stride": 2, "padding": 1}),
         ((2, 16, 19, 55), (17, 16, 3, 3), {"padding": 1}),
+        ((2, 3, 6, 61), (17, 3, 3, 3), {"padding": 1}),  # some straight into the result
+        ((1, 2, 1, 4097), (12, 2, 1, 6), {"padding": (0, 2)}),
         ((2, 3, 8, 64), (5, 3, 1, 1), {}),
         ((2, 4, 5, 5), (6, 2, 3, 3), {"groups": 2}),
     ]

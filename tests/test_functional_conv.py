@@ -130,6 +130,22 @@ def test_larger_shapes_against_pytorch(
     check_against_pytorch(ConvCase(x_shape, w_shape, options, True, ("plain",) * 3, 0), dtype)
 
 
+@pytest.mark.parametrize(
+    ("x_shape", "w_shape", "options"),
+    [
+        ((3, 3, 21, 125), (32, 3, 3, 3), {"padding": 1}),  # rows that end within a vector
+        ((33, 4, 4, 64), (24, 4, 5, 5), {"padding": 2}),  # several pictures, sums of sums
+        ((1, 2, 3, 9001), (13, 2, 1, 10), {}),  # rows in several blocks
+    ],
+)
+def test_rows_straight_into_the_result(
+    x_shape: tuple[int, ...], w_shape: tuple[int, ...], options: dict[str, Any], dtype: type
+) -> None:
+    shape = geometry.conv(x_shape, w_shape, **options)
+    assert spread_plan(shape, False, np.dtype(dtype).itemsize).numbers["straight"][0]
+    check_against_pytorch(ConvCase(x_shape, w_shape, options, True, ("plain",) * 3, 0), dtype)
+
+
 @given(case=conv_cases(symmetric=True))
 def test_adjoint_identity(case: ConvCase) -> None:
     """<conv(x), y> == <x, conv_transpose(y)>, and both against the weight's gradient."""

@@ -25,6 +25,8 @@ from .config import (
     PACK_BYTES,
     PANEL_BYTES,
     PANEL_PHASES,
+    SUM_TERMS,
+    UNPACK_COST,
 )
 
 
@@ -177,13 +179,40 @@ def _blocks(work: Pass) -> dict[str, int]:
     return cut | {"phase_rows": phase_rows, "chunk": chunk}
 
 
+def _straight(work: Pass, layout: dict[str, int]) -> int:
+    """Return the most vectors of the tiles that write a block's rows straight into the result.
+
+    Other tiles compute a panel of all positions, halo and all, which is unpacked. That is the only
+    way where write phases take turns in a row or channels come in chunks, and the faster one where
+    rows are no whole vectors and results, which are then across cache lines, are added to more than
+    once.
+    """
+    rows, columns = work.rows, work.columns
+    products = work.source * len(rows.taps) * len(columns.taps)
+    if work.dot or rows.write_stride > 1 or columns.write_stride > 1:
+        return 0
+    if layout["chunk"] < work.source or (columns.count % work.width and products > SUM_TERMS):
+        return 0
+    length, lines = layout["block_columns"], layout["images"] * layout["block_rows"]
+    shortest = columns.count - (layout["column_blocks"] - 1) * length
+    found = 0
+    for _, lanes, vectors in tiles(work.result, MACHINE.spread):
+        step, made = vectors * work.width, covered(length, lanes, vectors, work.width)
+        made += made % step // 4  # a tile of a single vector takes that much longer
+        more = lines * made - covered(layout["positions"], lanes, vectors, work.width)
+        if step <= shortest and more * products <= UNPACK_COST * lines * length:
+            found = max(found, vectors)
+    return found
+
+
 def packed_layout(work: Pass) -> dict[str, int]:
     """Return how a pass is cut into blocks, and how one is packed: (channel, phase, position)."""
     layout = _blocks(work)
     if work.rows.read_stride > 1 or work.columns.read_stride > 1:
         layout["phase_plane"] += work.width  # whole vectors are written
     plane = line_stride(work.phases * layout["phase_plane"] + work.columns.reach, work.itemsize)
-    return layout | {"plane": plane, "packed_size": work.packed_size(layout["chunk"] * plane)}
+    size, straight = work.packed_size(layout["chunk"] * plane), _straight(work, layout)
+    return layout | {"plane": plane, "packed_size": size, "straight": straight}
 
 
 def plain_layout(work: Pass) -> dict[str, int]:
@@ -199,4 +228,7 @@ def plain_layout(work: Pass) -> dict[str, int]:
         layout["blocks"] -= layout["blocks"] // layout["column_blocks"]
         layout["column_blocks"] -= 1
         layout["block_columns"] = 16 * ceil_div(count, 16 * layout["column_blocks"])
-    return layout | {"plain": 1, "plane": count, "packed_size": work.packed_size(0)}
+    straight = work.widest // work.width
+    return layout | {
+        "plain": 1, "straight": straight, "plane": count, "packed_size": work.packed_size(0),
+    }  # fmt: skip

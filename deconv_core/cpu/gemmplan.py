@@ -115,7 +115,7 @@ def made_by_dot(plan: Plan) -> float:
     p, width = plan.numbers[0], MACHINE.vector_bytes // plan.itemsize
     streams = p["source_channels"] * p["kernel"]
     each = sum(unit[2] * ceil_div(streams, unit[4]) * unit[4] for unit in plan.units)
-    lengths = Counter(chain.from_iterable(plan.runs))
+    lengths = Counter(chain.from_iterable(plan.runs()))
     vectors = sum(times * (ceil_div(n, width) + SUMS_COST) for n, times in lengths.items())
     return float(each * width * vectors)
 
@@ -127,7 +127,7 @@ def _made(plan: Plan) -> int:
     tiles = Counter((int(unit[2]), int(unit[4])) for unit in plan.units)
     return int(each) * sum(
         times * count * lanes * covered(length, lanes, vectors, width)
-        for length, times in Counter(chain.from_iterable(plan.runs)).items()
+        for length, times in Counter(chain.from_iterable(plan.runs())).items()
         for (lanes, vectors), count in tiles.items()
     )
 

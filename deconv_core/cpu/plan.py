@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ _FIELDS = (
     "panel_pitch packed_size panel_size unit_panel phase_rows "
     "weight_size scratch_size "  # all units' weights (or sums), one worker's workspace
     "kernel w_lane w_channel streams tile_size lanes_size unit_run "  # weights and their sums
-    "panel_plane plain tile tile_h points_h line_pitch lines_size "  # Winograd's tiles, their rows
+    "panel_plane plain straight tile tile_h points_h line_pitch lines_size "  # Winograd's tiles
     "phases_h phases_w folds_h folds_w "  # read phases, dilated passes that are folded
     "chunk tiles region columns_size"  # rows (or channels) together, tiles (or units)
 ).split()
@@ -81,25 +82,30 @@ class Plan:
     workers: int
     itemsize: int
 
-    @property
-    def runs(self) -> list[list[int]]:
-        """The runs of positions that each block computes; the last of a picture may be shorter."""
+    def runs(self, vectors: int | None = None) -> list[list[int]]:
+        """Return the runs of positions that each block computes.
+
+        With `vectors`, they are those of tiles of so many, which may write rows straight into the
+        result. Without, they are those of a panel, whose last of a picture may be shorter, or of a
+        1x1 convolution.
+        """
         p = self.numbers[0]
         if p["tile"]:
             return [[int(p["positions"])]] * int(p["blocks"])
-        if p["plain"]:  # of one image after the other, a single row
-            ends = np.minimum(np.arange(p["column_blocks"] + 1) * p["block_columns"], p["columns"])
-            images = [min(p["images"], p["batch"] - i) for i in range(0, p["batch"], p["images"])]
-            return [[int(length)] * int(n) for n in images for length in np.diff(ends)]
-        return [
-            [
-                int((min(p["images"], p["batch"] - image) - 1) * p["image_rows"] * p["pitch"])
-                + int(min(p["block_rows"], p["rows"] - row) * p["pitch"])
-            ]
-            for image in range(0, p["batch"], p["images"])
-            for row in range(0, p["rows"], p["block_rows"])
-            for _ in range(p["column_blocks"])
-        ]
+        blocks = product(
+            _cut(p["batch"], p["images"]),
+            _cut(p["rows"], p["block_rows"]),
+            _cut(p["columns"], p["block_columns"]),
+        )
+        if p["plain"] or (vectors is not None and vectors <= p["straight"]):
+            return [[length] * (images * rows) for images, rows, length in blocks]
+        apart, pitch = int(p["image_rows"]), int(p["pitch"])
+        return [[((images - 1) * apart + rows) * pitch] for images, rows, _ in blocks]
+
+
+def _cut(count: int, size: int) -> list[int]:
+    """Return the sizes of the parts of `count`, of `size` each but the last."""
+    return [int(min(size, count - at)) for at in range(0, count, size)]
 
 
 def _least_blocks(geometry: ConvGeometry, units: int) -> int:
@@ -262,9 +268,9 @@ def spread_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Plan:
             units.append((group, first, lanes, at, vectors, size))
             at += size
     numbers["panel_pitch"] = line_stride(numbers["positions"] + work.widest, itemsize)
-    most = min(MACHINE.spread[0][0], result)
+    panels = [lanes for _, _, lanes, _, vectors, _ in units if vectors > numbers["straight"]]
     phases = numbers["phase_rows"] * sweeps[1].write_stride
-    numbers["panel_size"] = 0 if numbers["plain"] else numbers["panel_pitch"] * most * phases
+    numbers["panel_size"] = numbers["panel_pitch"] * max(panels, default=0) * phases
     if numbers["chunk"] < source:  # all units' sums wait for the next chunk
         numbers["unit_panel"] = numbers["panel_size"]
         numbers["panel_size"] *= len(units)

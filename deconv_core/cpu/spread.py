@@ -19,6 +19,7 @@ from .jit import kernel
 from .launch import address, array, call
 from .pack import pack_source, pack_weights, unpack, weight_places
 from .plan import PLAN, Plan
+from .rows import prefetch
 from .tasks import block_at, count_workers, positions_of, share
 from .tile import spread
 from .winograd import pack_tiles, unpack_tiles
@@ -27,25 +28,57 @@ from .winoweights import pack_tile_weights
 _VECTOR_BYTES, _MOST_LANES = MACHINE.vector_bytes, MACHINE.spread[0][0]
 
 
-@kernel
-def _plain(x, weights, bias, y, p, taps, image, column, group, first, lanes, at, step):
-    """Run one unit over a block of a 1x1 convolution, from `x` straight into `y`.
+@kernel(inline="always")
+def _row(
+    x, x_at, plane, weights, at, bias, channel, y, y_at, size, length, p, taps, tap_count, lanes,
+    step, call,
+):  # fmt: skip
+    """Run one unit over a row of `length` positions, straight into `y`.
 
-    The last tile overlaps the one before it, so that whole vectors stay inside the block; it is of
-    a single vector where that is enough (tile.py).
+    The last tile overlaps the one before it, so that whole vectors stay inside the row; it is of a
+    single vector where that is enough (tile.py). With `call`, the next tile's results are called
+    for.
     """
     width = _VECTOR_BYTES // x.itemsize
-    end = min(p.columns, column + p.block_columns)
+    for start in range(0, length, step):
+        count = width if lanes == _MOST_LANES and length - start <= width else step
+        q = min(start, length - count)
+        if call:
+            for lane in range(lanes):
+                prefetch(y, y_at + lane * size + q + count, step)
+        spread(
+            lanes, count, weights, at, x, x_at + q, plane, p.source_channels, taps, 0, tap_count,
+            bias, channel, y, y_at + q, size, 1,
+        )  # fmt: skip
+
+
+@kernel
+def _plain(x, weights, bias, y, p, taps, image, column, group, first, lanes, at, step):
+    """Run one unit over a block of a 1x1 convolution, from `x` straight into `y`."""
+    size, length = p.columns, min(p.block_columns, p.columns - column)
     channel = group * p.result_channels + first
     for i in range(min(p.images, p.batch - image)):
-        source = ((image + i) * p.groups + group) * p.source_channels * p.columns
-        target = ((image + i) * p.groups * p.result_channels + channel) * p.columns
-        for start in range(column, end, step):
-            count = width if lanes == _MOST_LANES and end - start <= width else step
-            q = min(start, end - count)
-            spread(
-                lanes, count, weights, at, x, source + q, p.columns, p.source_channels, taps, 0, 1,
-                bias, channel, y, target + q, p.columns, 1,
+        source = ((image + i) * p.groups + group) * p.source_channels * size + column
+        target = ((image + i) * p.groups * p.result_channels + channel) * size + column
+        _row(  # a single tap, written out, makes the tile's loops a tenth faster
+            x, source, size, weights, at, bias, channel, y, target, size, length, p, taps, 1, lanes,
+            step, False,
+        )  # fmt: skip
+
+
+@kernel
+def _straight(packed, weights, bias, y, p, taps, image, row, column, group, first, lanes, at, step):
+    """Run one unit over a packed block row by row, straight into `y`."""
+    size, length = p.rows * p.columns, min(p.block_columns, p.columns - column)
+    channel = group * p.result_channels + first
+    parts = length % step > 0  # then cache lines are written in parts, and read before that
+    for i in range(min(p.images, p.batch - image)):
+        target = ((image + i) * p.groups * p.result_channels + channel) * size + column
+        for q in range(min(p.block_rows, p.rows - row)):
+            _row(
+                packed, (i * p.image_rows + q) * p.pitch, p.plane, weights, at, bias, channel,
+                y, target + (row + q) * p.columns, size, length, p, taps, taps.size, lanes, step,
+                parts,
             )  # fmt: skip
 
 
@@ -87,6 +120,11 @@ def _block(
         if group != packed_group or channel != packed_channel:
             _pack(block, x, packed, p, read_h, read_w, group, channel, channels, lines)
             packed_group, packed_channel = group, channel
+        if units[u, 4] <= p.straight:
+            _straight(
+                packed, weights, bias, y, p, taps, image, row, column, group, lane, lanes, at, step
+            )
+            continue
         sums = panel[(u - first) * p.unit_panel :]
         for top in range(0, p.write_stride_h, p.phase_rows):  # write phases, some rows at a time
             bottom = min(p.write_stride_h, top + p.phase_rows)
