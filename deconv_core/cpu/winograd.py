@@ -121,42 +121,42 @@ _grad_flat_2, _grad_flat_3 = (_transform(_GRAD[tile], flat=True) for tile in (2,
 
 
 @kernel(inline="always")
-def _source(p, y, y_at, y_row, y_column, x, x_at, x_row, x_column, count):
+def _source(points, tile, y, y_at, y_row, y_column, x, x_at, x_row, x_column, count):
     """Transform a row of `count` tiles of the source."""
-    if p.points_h == 1:
-        if p.tile == 2:
+    if points == 1:
+        if tile == 2:
             _source_flat_2(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
         else:
             _source_flat_3(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
-    elif p.tile == 2:
+    elif tile == 2:
         _source_2(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
     else:
         _source_3(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
 
 
 @kernel(inline="always")
-def _result(p, y, y_at, y_row, y_column, x, x_at, x_row, x_column, count):
+def _result(points, tile, y, y_at, y_row, y_column, x, x_at, x_row, x_column, count):
     """Transform the products of `count` tiles to results."""
-    if p.points_h == 1:
-        if p.tile == 2:
+    if points == 1:
+        if tile == 2:
             _result_flat_2(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
         else:
             _result_flat_3(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
-    elif p.tile == 2:
+    elif tile == 2:
         _result_2(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
     else:
         _result_3(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
 
 
 @kernel(inline="always")
-def _grad(p, y, y_at, y_row, y_column, x, x_at, x_row, x_column, count):
+def _grad(points, tile, y, y_at, y_row, y_column, x, x_at, x_row, x_column, count):
     """Transform a row of `count` tiles of the gradient."""
-    if p.points_h == 1:
-        if p.tile == 2:
+    if points == 1:
+        if tile == 2:
             _grad_flat_2(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
         else:
             _grad_flat_3(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
-    elif p.tile == 2:
+    elif tile == 2:
         _grad_2(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
     else:
         _grad_3(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
@@ -189,11 +189,12 @@ def pack_tiles(x, packed, p, phase_h, start, group, first, last, lines):
     from `first` to `last`, with zeros behind the last tile. While a channel is packed, the next
     one's rows are called for.
     """
-    size, tile_h, line = p.source_h * p.source_w, p.tile_h, p.line_pitch
-    columns, parts = p.columns // p.folds_w, p.read_stride_w * p.folds_w
-    step_h, step_w = p.read_stride_h * p.folds_h // tile_h, parts // p.tile
+    points, tile, tile_h, line = p.points_h, p.tile, p.tile_h, p.line_pitch
+    size, folds, planes = p.source_h * p.source_w, p.folds_w, p.folds_w * p.phases_w // 4
+    columns, parts = p.columns // folds, p.read_stride_w * folds
+    step_h, step_w = p.read_stride_h * p.folds_h // tile_h, parts // tile
     across, pitch = p.phases_w * p.phase_plane, parts * line
-    apart = columns if p.folds_w > 1 else 4 * p.phase_plane  # of the phases, or of the folds
+    apart = columns if folds > 1 else 4 * p.phase_plane  # of the phases, or of the folds
     end = min(start + p.positions, p.batch * p.rows * p.columns)
     for channel in range(first, last):
         at = start
@@ -202,7 +203,7 @@ def pack_tiles(x, packed, p, phase_h, start, group, first, last, lines):
             left, width = (column, min(columns, until - at)) if row == bottom else (0, columns)
             picture = ((image * p.groups + group) * p.source_channels + channel) * size
             top = step_h * tile_h * row + p.read_base_h + phase_h + fold
-            begin, rows = parts * left + p.read_base_w, tile_h * (bottom - row) + p.points_h
+            begin, rows = parts * left + p.read_base_w, tile_h * (bottom - row) + points
             deal_rows(
                 parts, lines, 0, pitch, line,
                 x, picture, p.source_h, p.source_w, top, step_h, begin, rows, width + 1,
@@ -211,16 +212,16 @@ def pack_tiles(x, packed, p, phase_h, start, group, first, last, lines):
             deep, line_at = 0, column - left
             while at < until:
                 count = min(columns - column, until - at)
-                for phase in range(p.folds_w * p.phases_w // 4):
+                for phase in range(planes):
                     to = (channel - first) * p.plane + phase * apart + at - start
                     _source(
-                        p, packed, to, across, p.phase_plane,
+                        points, tile, packed, to, across, p.phase_plane,
                         lines, line_at + phase * line, pitch, step_w * line, count,
                     )  # fmt: skip
-                at, column, deep = at + count * p.folds_w, 0, deep + 1
+                at, column, deep = at + count * folds, 0, deep + 1
                 line_at = deep * tile_h * pitch
         if end - start < p.positions:
-            for k in range(p.points_h * p.phases_w):
+            for k in range(points * p.phases_w):
                 row = k * p.phase_plane + (channel - first) * p.plane
                 packed[row + end - start : row + p.positions] = 0
 
@@ -228,9 +229,10 @@ def pack_tiles(x, packed, p, phase_h, start, group, first, last, lines):
 @kernel
 def pack_grad_tiles(dy, panel, p, start, group, first, lanes, lines):
     """Transform some of the gradient's channels, `lanes` from `first` on: (plane, lane, tile)."""
-    plane, tile_h, line = p.panel_plane, p.tile_h, p.line_pitch
-    columns, parts = p.columns // p.folds_w, p.tile * p.folds_w
-    size, pitch, apart = p.result_h * p.result_w, parts * line, p.folds_w * line
+    points, tile, tile_h, line = p.points_h, p.tile, p.tile_h, p.line_pitch
+    plane, folds = p.panel_plane, p.folds_w
+    columns, parts = p.columns // folds, tile * folds
+    size, pitch, apart = p.result_h * p.result_w, parts * line, folds * line
     end = min(start + p.positions, p.batch * p.rows * p.columns)
     for lane in range(lanes):
         at = start
@@ -241,17 +243,20 @@ def pack_grad_tiles(dy, panel, p, start, group, first, lanes, lines):
             top, rows = p.folds_h * tile_h * row + fold, tile_h * (bottom - row + 1)
             deal_rows(
                 parts, lines, 0, pitch, line,
-                dy, picture, p.result_h, p.result_w, top, p.folds_h, p.tile * left, rows, width,
+                dy, picture, p.result_h, p.result_w, top, p.folds_h, tile * left, rows, width,
                 size if lane + 1 < lanes else 0,
             )  # fmt: skip
             deep, line_at = 0, column - left
             while at < until:
                 count = min(columns - column, until - at)
-                for fold in range(p.folds_w):
+                for fold in range(folds):
                     to = lane * p.panel_pitch + at - start + fold * columns
                     source = line_at + fold * line
-                    _grad(p, panel, to, 4 * plane, plane, lines, source, pitch, apart, count)
-                at, column, deep = at + count * p.folds_w, 0, deep + 1
+                    _grad(
+                        points, tile, panel, to, 4 * plane, plane,
+                        lines, source, pitch, apart, count,
+                    )  # fmt: skip
+                at, column, deep = at + count * folds, 0, deep + 1
                 line_at = deep * tile_h * pitch
 
 
@@ -262,8 +267,9 @@ def unpack_tiles(panel, plane, y, p, start, channel, lanes, phase_h, bias, lines
     The panel holds the row products of row phase `phase_h`, `plane` elements apart. Rows of tiles
     are transformed together, as many as fit a line.
     """
-    channels, tile, line = p.groups * p.result_channels, p.tile, p.line_pitch
-    step_h, step_w = p.write_stride_h * p.folds_h // p.points_h, p.write_stride_w * p.folds_w // 4
+    channels, points, tile = p.groups * p.result_channels, p.points_h, p.tile
+    line, tile_h = p.line_pitch, p.tile_h
+    step_h, step_w = p.write_stride_h * p.folds_h // points, p.write_stride_w * p.folds_w // 4
     columns, height, width, lane_pitch = p.columns, p.result_h, p.result_w, p.panel_pitch
     top, left, across = phase_h + p.write_base_h, p.write_base_w, p.write_stride_w * plane
     pitch, end = tile * step_w * line, min(start + p.positions, p.batch * p.rows * columns)
@@ -279,7 +285,7 @@ def unpack_tiles(panel, plane, y, p, start, channel, lanes, phase_h, bias, lines
             for phase in range(step_w):
                 source = phase * apart + lane * lane_pitch + at - start
                 _result(
-                    p, lines, phase * line, pitch, step_w * line,
+                    points, tile, lines, phase * line, pitch, step_w * line,
                     panel, source, across, plane, length,
                 )  # fmt: skip
             while at < until:
@@ -289,8 +295,8 @@ def unpack_tiles(panel, plane, y, p, start, channel, lanes, phase_h, bias, lines
                 count = min(columns - column, until - at)
                 weave_rows(
                     tile * step_w, y, (image * channels + channel + lane) * height * width,
-                    height, width, step_h * p.tile_h * row + top + fold, step_h,
-                    tile * step_w * column + left, lines, at - first, pitch, line, p.tile_h,
+                    height, width, step_h * tile_h * row + top + fold, step_h,
+                    tile * step_w * column + left, lines, at - first, pitch, line, tile_h,
                     min(count, wide), offset,
                 )  # fmt: skip
                 at += count
