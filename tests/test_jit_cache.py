@@ -97,6 +97,32 @@ def test_what_is_not_on_disk_is_compiled_after_what_is_was_loaded(
     assert len(list(cache.rglob("*_relu_forward*.nbc"))) == 2
 
 
+LINKED = """
+import threading
+import numpy as np
+import deconv_core as dc
+dc.on_compile(lambda: print("compiling"))
+def run(dtype):
+    x, w = np.ones((1, 2, 17, 17), dtype), np.ones((2, 1, 3, 3), dtype)
+    assert (dc.functional.conv2d(x, w, stride=2, groups=2) == 9).all()
+threads = [threading.Thread(target=run, args=[dtype]) for dtype in (np.float32, np.float64)]
+[thread.start() for thread in threads], [thread.join() for thread in threads]
+run(np.float32)
+"""
+
+
+def test_what_is_called_by_name_is_known_before_its_callers_are_loaded(
+    tmp_path: Path, package: Path
+) -> None:
+    cache = tmp_path / "cache"
+    assert run(cache, package, LINKED) == ["compiling"]
+    assert len(list(cache.rglob("*.deal_rows*.nbc"))) == 2
+    assert run(cache, package, LINKED) == []
+    for entry in cache.rglob("*.deal_rows*.nbc"):
+        entry.unlink()
+    assert run(cache, package, LINKED) == ["compiling"]
+
+
 def test_a_body_compiled_with_other_options_is_another_entry() -> None:
     dispatcher = numba.njit(_body)
     codegen = dispatcher.targetctx.codegen()

@@ -70,6 +70,8 @@ class KernelCache(FunctionCache):
         if hashlib.sha256(payload).digest() != check:  # none, or cut short, or damaged
             _announce()
             return None
+        for prepare in _preparations:
+            prepare(payload)
         return self._impl.rebuild(target_context, pickle.loads(payload))
 
     def _save_overload(self, signature: Any, data: Any) -> None:
@@ -90,6 +92,15 @@ class KernelCache(FunctionCache):
             for old in path.parent.glob(f"{function}-*.nbc"):
                 if DIGEST not in old.name:
                     old.unlink(missing_ok=True)
+
+
+_preparations: list[Callable[[bytes], None]] = []
+
+
+def before_loading(prepare: Callable[[bytes], None]) -> Callable[[bytes], None]:
+    """Have `prepare` called with the code of each kernel that is about to be loaded."""
+    _preparations.append(prepare)
+    return prepare
 
 
 _listeners: list[Callable[[], object]] = []

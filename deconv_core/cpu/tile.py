@@ -25,6 +25,7 @@ from numba.extending import intrinsic
 from .config import AHEAD_PLANES, AHEAD_STEPS, MACHINE, SUM_TERMS
 from .emit import INDEX, Emitter
 from .jit import kernel
+from .launch import linked
 
 
 @intrinsic(prefer_literal=True)
@@ -178,6 +179,7 @@ _DOT = MACHINE.dot + (MACHINE.dot[-1],) * (4 - len(MACHINE.dot))
 (_D0, _W0), (_D1, _W1), (_D2, _W2), (_D3, _W3) = _DOT
 
 
+@linked("iiaiaiiiniiaiaiii")
 @kernel
 def spread(
     lanes, count, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, bias, bias_at,
