@@ -85,7 +85,7 @@ def transforms_cost(tiling: Tiling, batch: int, channels: tuple[int, int], width
         stride = max(a.read_stride * a.write_stride // (4 * tiling.high) for a in (rows, columns))
     line = batch * rows.positions * columns.folds * ceil_div(columns.count, width) * width
     read = len(rows.read_phases) * len(columns.read_phases) * channels[0]
-    written = rows.write_stride * columns.write_stride * channels[1]
+    written = len({b for b, _, _ in rows.taps}) * len({b for b, _, _ in columns.taps}) * channels[1]
     return line * (read * TILED_SOURCE * stride + written * TILED_RESULT)
 
 
