@@ -22,8 +22,9 @@ class Sweep:
     ----------
     read_phases : the phases that some tap reads
     taps : tuple of (b, a, offset), one for each kernel tap; ``0 <= offset <= reach``
-    folds : passes like this one side by side, each an element further in source and result, and
-        all of them over every `folds`-th element only
+    folds : passes like this one side by side: fold f is at source index ``folds * read_stride * q +
+        read_phases[a] + read_base + f``, and at result index ``folds * write_stride * q + b +
+        write_base + f``
     """
 
     source: int

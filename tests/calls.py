@@ -31,9 +31,10 @@ CONV = [
     ((2, 3, 20, 61), (31, 3, 3, 3), {"padding": 1}),  # straight into the result, all but 7 channels
     ((3, 16, 6, 64), (24, 8, 3, 3), {"padding": 1, "groups": 2}),  # and the next two
     ((1, 2, 2, 4097), (13, 2, 2, 6), {"padding": (0, 2)}),
-    ((6, 40, 14, 26), (41, 40, 3, 3), {"padding": 1}),  # by Winograd's tiles, and the next four
+    ((6, 40, 14, 26), (41, 40, 3, 3), {"padding": 1}),  # by Winograd's tiles, and the next five
     ((3, 64, 26, 30), (64, 64, 3, 3), {"padding": 1, "dilation": 2}),
     ((8, 96, 1, 301), (96, 96, 1, 3), {"padding": (0, 1)}),
+    ((1, 96, 3, 1700), (96, 96, 1, 3), {"padding": (0, 1)}),  # and rows longer than blocks
     ((8, 64, 8, 34), (78, 32, 3, 3), {"padding": (0, 2), "groups": 2}),
     ((12, 40, 36, 41), (48, 40, 4, 4), {"stride": 2, "padding": 1}),
     ((3, 5, 4, 7), (6, 5, 4, 7), {}),  # a kernel as large as the picture

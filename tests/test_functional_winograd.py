@@ -188,6 +188,19 @@ def test_any_geometry_along_rows_alone(
     check(shapes, transposed, dtype, seed, **options)
 
 
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(3, 4, 2), (5, 4, 2), (5, 8, 4)])
+def test_phases_with_gaps_are_no_tiles(kernel: int, stride: int, dilation: int) -> None:
+    shape = (2, 32, 1, 500), (32, 32, 1, kernel)
+    options = dict(stride=(1, stride), padding=(0, 2), dilation=(1, dilation))
+    described = geometry.conv(*shape, **options)
+    assert fit_tiles(forward_sweep(described.rows), forward_sweep(described.cols)) is None
+    rng = np.random.default_rng(1)
+    x, w, dy = (rng.standard_normal(size) for size in (*shape, described.output_shape))
+    with tiles_wherever_they_can():
+        for ours, _ in errors(x, w, dy, **options):
+            assert ours < 1e-14
+
+
 @pytest.mark.parametrize("channels", [(32, 32), (64, 128), (256, 256)])
 def test_error_is_at_most_twice_pytorchs(channels: tuple[int, int]) -> None:
     rng = np.random.default_rng(1)

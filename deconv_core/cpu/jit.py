@@ -55,7 +55,8 @@ class KernelCache(FunctionCache):
         """Return the cached function, or None.
 
         Numba's own method first imports and registers all that a compilation could ask for, which
-        takes longer than reading every kernel of a net. Compiled code asks for the runtime only.
+        takes longer than reading every kernel of a net. Compiled code asks for the runtime, and for
+        what `before_loading` prepares.
         """
         rtsys.initialize(target_context)
         return self._load_overload(signature, target_context)

@@ -139,7 +139,10 @@ def _row_tile(
 
 @intrinsic
 def settle(typing: Any) -> tuple[Any, Callable[..., Any]]:
-    """Have what was stored past the caches done before any later store."""
+    """Have what was stored past the caches done before any later store.
+
+    A fence of this kind becomes an instruction that waits for such stores, on x86 a locked one.
+    """
 
     def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
         builder.fence("seq_cst")

@@ -41,10 +41,9 @@ class Tiling(NamedTuple):
 
     def lines(self, run: int, width: int) -> tuple[int, int]:
         """Return the elements of a part of a row, and the most of source or gradient, for a run."""
-        rows, columns = self.rows, self.columns
-        deep = min(rows.count, ceil_div(run - 1, columns.positions) + 1)
-        wide = min(run, columns.count) if rows.count == 1 else columns.count  # a run may turn
-        pitch = ceil_div(wide + 1, width) * width
+        columns, turns = self.columns, run > self.columns.positions
+        deep = min(self.rows.count, ceil_div(run - 1, columns.positions) + 1) if turns else 1
+        pitch = ceil_div(min(run, columns.count) + 1, width) * width
         source = columns.read_stride * (self.high * (deep - 1) + self.points)
         return pitch, max(source, self.results * self.high * deep) * columns.folds
 
@@ -65,6 +64,8 @@ def fit_tiles(rows: Sweep, columns: Sweep) -> Tiling | None:
     column, a tile is a row of 4 products, for 3 or 2 results, of any phases that rows are dealt to.
     """
     rows, columns = folded(rows), folded(columns)
+    if any(a.read_phases != tuple(range(len(a.read_phases))) for a in (rows, columns)):
+        return None  # phases with gaps
     results, strides = 4 - columns.reach, [a.read_stride * a.write_stride for a in (rows, columns)]
     if columns.reach not in (1, 2) or results * strides[1] * columns.folds not in WAYS:
         return None

@@ -173,10 +173,13 @@ def _part(p, at, end):
     """Return what tiles from `at` to `end` have in the first one's picture, and where it is.
 
     They are the image, its fold, the first tile's row and column, the last one's row, and the end.
+    Of rows that are longer than a block, it is what they have in the first one's row.
     """
     image, rest = divmod(at, p.rows * p.columns)
     row, column = divmod(rest, p.columns)
     until = min(end, at - rest + p.rows * p.columns)
+    if p.positions <= p.columns:
+        until = min(until, at - column + p.columns)
     image, fold = _unfold(image, p.folds_h)
     return image, fold, row, column, (rest + until - at - 1) // p.columns, until
 
@@ -243,7 +246,7 @@ def pack_grad_tiles(dy, panel, p, start, group, first, lanes, lines):
             top, rows = p.folds_h * tile_h * row + fold, tile_h * (bottom - row + 1)
             deal_rows(
                 parts, lines, 0, pitch, line,
-                dy, picture, p.result_h, p.result_w, top, p.folds_h, tile * left, rows, width,
+                dy, picture, p.result_h, p.result_w, top, p.folds_h, parts * left, rows, width,
                 size if lane + 1 < lanes else 0,
             )  # fmt: skip
             deep, line_at = 0, column - left
