@@ -35,7 +35,8 @@ _FIELDS = (
     "panel_pitch packed_size panel_size unit_panel phase_rows "
     "weight_size scratch_size "  # all units' weights (or sums), one worker's workspace
     "kernel w_lane w_channel streams tile_size lanes_size unit_run "  # weights and their sums
-    "panel_plane plain straight tile tile_h points_h line_pitch lines_size "  # Winograd's tiles
+    "plain straight "  # whether tiles write the result: all of them, or those of so many vectors
+    "tile tile_h points_h panel_plane line_pitch lines_size "  # Winograd's tiles
     "phases_h phases_w folds_h folds_w "  # read phases, dilated passes that are folded
     "chunk tiles region columns_size"  # rows (or channels) together, tiles (or units)
 ).split()
