@@ -175,13 +175,13 @@ if __name__ == "__main__":
     generator = np.random.default_rng(0)
     convolutions(generator)
     products(generator)
-    tiles(generator)
-    depthwise(generator)
-    loads(generator)
-    for choose in (calls.multiply, calls.widen):
-        choose(True)
-        with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):  # of what is computed in vain
+        tiles(generator)
+        loads(generator)
+        for choose in (calls.multiply, calls.widen):
+            choose(True)
             loads(generator)
-        choose(False)
+            choose(False)
+    depthwise(generator)
     the_rest(generator)
     print("done")
