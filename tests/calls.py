@@ -58,6 +58,10 @@ TRANSPOSED = [
     ((1, 3, 2, 18), (3, 2, 20, 33), {"stride": (16, 32), "padding": (2, 0)}),
     ((2, 4, 3, 5), (4, 3, 2, 3), {"stride": (4, 1), "output_padding": (3, 0), "groups": 2}),
     ((1, 7, 6, 3), (7, 1, 3, 3), {"dilation": (2, 3), "stride": 3, "padding": 2, "groups": 7}),
+    ((2, 9, 6, 7), (9, 1, 9, 9), {"stride": 2, "padding": 4}),  # joint phases, and the next three
+    ((1, 6, 3, 21), (6, 1, 5, 8), {"stride": (2, 3), "output_padding": (1, 0), "groups": 2}),
+    ((2, 8, 9, 9), (8, 2, 4, 4), {"stride": 2, "padding": 1, "groups": 2}),
+    ((1, 5, 2, 30), (5, 2, 7, 6), {"stride": 2, "dilation": (3, 2), "padding": 3}),
     ((12, 38, 12, 13), (38, 40, 3, 3), {"padding": 1}),  # by Winograd's tiles, and the next three
     ((12, 96, 3, 100), (96, 64, 1, 8), {"stride": (1, 4)}),
     ((8, 48, 17, 26), (48, 40, 4, 4), {"stride": 2, "padding": 1}),

@@ -48,6 +48,16 @@ def convolutions(rng: np.random.Generator) -> None:
     close(dw, reference.conv_weight_grad(y, x, shape))
 
 
+def joint(rng: np.random.Generator) -> None:
+    """A transposed convolution whose write phases are lanes of one tile."""
+    x, w, b = (rng.standard_normal(s) for s in ((2, 3, 4, 5), (3, 1, 3, 5), (1,)))
+    shape = geometry.conv_transpose(x.shape, w.shape, 2, 1)
+    _, plan = conv.choose(shape, True, 8)
+    assert plan.numbers["joint"] > 1
+    expected = reference.conv_input_grad(x, w, None, shape) + b
+    close(F.conv_transpose2d(x, w, b, 2, 1), expected)
+
+
 def tiles(rng: np.random.Generator) -> None:
     """Convolutions by Winograd's tiles of either size, some of them beyond the picture."""
     calls.tile(True)
@@ -114,6 +124,7 @@ def loads(rng: np.random.Generator) -> None:
         ((1, 2, 1, 4097), (12, 2, 1, 6), {"padding": (0, 2)}),
         ((2, 3, 8, 64), (5, 3, 1, 1), {}),
         ((2, 4, 5, 5), (6, 2, 3, 3), {"groups": 2}),
+        ((2, 1, 9, 40), (5, 1, 3, 5), {"stride": 2}),  # joint phases
     ]
     for x_shape, w_shape, options in cases:
         x, w = rng.standard_normal(x_shape), rng.standard_normal(w_shape)
@@ -176,6 +187,7 @@ if __name__ == "__main__":
     convolutions(generator)
     products(generator)
     with np.errstate(all="ignore"):  # of what is computed in vain
+        joint(generator)
         tiles(generator)
         loads(generator)
         for choose in (calls.multiply, calls.widen):

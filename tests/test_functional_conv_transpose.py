@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 from support import ConvCase, assert_close, call, transposed_cases
 
 from deconv_core import functional as F
+from deconv_core import geometry
+from deconv_core.cpu.config import MACHINE
+from deconv_core.cpu.plan import spread_plan
 
 pytestmark = pytest.mark.usefixtures("junk")
 
@@ -135,6 +138,32 @@ def test_larger_shapes_against_pytorch(
     x_shape: tuple[int, ...], w_shape: tuple[int, ...], options: dict[str, Any], dtype: type
 ) -> None:
     options = {"groups": 1, **options}
+    check_against_pytorch(ConvCase(x_shape, w_shape, options, True, ("plain",) * 3, 0), dtype)
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "w_shape", "options", "joint"),
+    [
+        ((2, 56, 20, 19), (56, 1, 9, 9), {"stride": 2, "padding": 4, "output_padding": 1}, 4),
+        ((1, 30, 21, 8), (30, 1, 9, 9), {"stride": 3, "padding": 4}, 3),
+        ((3, 12, 5, 40), (12, 1, 9, 9), {"stride": 4, "padding": 4, "output_padding": 3}, 4),
+        ((2, 64, 32, 32), (64, 3, 4, 4), {"stride": 2, "padding": 1}, 4),
+        ((2, 20, 11, 13), (20, 2, 4, 4), {"stride": 2, "padding": 1, "groups": 2}, 2),
+        ((1, 9, 1, 50), (9, 1, 1, 16), {"stride": (1, 8), "padding": (0, 4)}, 8),
+        ((2, 8, 6, 7), (8, 1, 5, 7), {"stride": (3, 2), "dilation": (2, 1), "padding": 2}, 2),
+    ],
+)
+def test_joint_phases_against_pytorch(
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    options: dict[str, Any],
+    joint: int,
+    dtype: type,
+) -> None:
+    options = {"groups": 1, **options}
+    shape = geometry.conv_transpose(x_shape, w_shape, **options)
+    found = spread_plan(shape, True, np.dtype(dtype).itemsize).numbers["joint"][0]
+    assert found == joint or MACHINE.vector_bytes < 64
     check_against_pytorch(ConvCase(x_shape, w_shape, options, True, ("plain",) * 3, 0), dtype)
 
 

@@ -28,6 +28,7 @@ from .config import (
     SUM_TERMS,
     UNPACK_COST,
 )
+from .joint import choose_joint
 
 
 class Pass(NamedTuple):
@@ -211,8 +212,12 @@ def packed_layout(work: Pass) -> dict[str, int]:
     if work.rows.read_stride > 1 or work.columns.read_stride > 1:
         layout["phase_plane"] += work.width  # whole vectors are written
     plane = line_stride(work.phases * layout["phase_plane"] + work.columns.reach, work.itemsize)
-    size, straight = work.packed_size(layout["chunk"] * plane), _straight(work, layout)
-    return layout | {"plane": plane, "packed_size": size, "straight": straight}
+    return layout | {
+        "plane": plane,
+        "packed_size": work.packed_size(layout["chunk"] * plane),
+        "straight": _straight(work, layout),
+        "joint": 1 if work.dot else choose_joint(work.rows, work.columns, work.result),
+    }
 
 
 def plain_layout(work: Pass) -> dict[str, int]:

@@ -69,6 +69,7 @@ NEAR_POSITIONS = 512
 MANY_PHASES = 16  # of a source, whose channels are packed in chunks for so many positions
 PANEL_PHASES = 16  # write phases that are computed in turn from the same packed source
 PANEL_BYTES = 1 << 20  # a tile's results before they are unpacked, for so many phases
+LEAST_LANES = 3.5  # that a tile of fewer takes as long as: it waits for what it loads
 UNPACK_COST = 6  # products that it costs to unpack a result from there
 LANES_BYTES = 3 << 13  # a weight gradient's lanes: half of a common first-level cache
 BLOCK_POSITIONS = 2048  # output positions of one block: its panel stays in cache too

@@ -86,6 +86,20 @@ def pack_weights(w, packed, at, places, p, group, channel, channels, first, lane
 
 
 @kernel
+def pack_joint_weights(w, packed, at, p, tap_kernel, phase_at, group):
+    """Pack all weights of a group whose joint phases are lanes (joint.py): zero for no tap."""
+    base = group * p.result_channels * p.source_channels * p.kernel
+    for phase in range(phase_at.size - 1):
+        begin, end = p.joint * phase_at[phase], p.joint * phase_at[phase + 1]
+        for channel in range(p.source_channels):
+            for place in range(begin, end):
+                tap, source = tap_kernel[place], base + channel * p.w_channel
+                for lane in range(p.result_channels):
+                    packed[at] = w[source + lane * p.w_lane + tap] if tap >= 0 else 0
+                    at += 1
+
+
+@kernel
 def _gather(y, y_at, x, x_at, first, count, limit, stride):
     """``y[y_at + i] = row[first + stride * i]`` for i < count, as rows.py's `window`."""
     begin = min(count, max(0, (-first + stride - 1) // stride))

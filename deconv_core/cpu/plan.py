@@ -23,6 +23,7 @@ from .config import (
     SHARED_MACS,
     WORKER_MACS,
 )
+from .joint import join, joint_cost, joint_taps
 from .tiling import choose_tiles, products, tiled_layout
 
 _FIELDS = (
@@ -36,6 +37,7 @@ _FIELDS = (
     "weight_size scratch_size "  # all units' weights (or sums), one worker's workspace
     "kernel w_lane w_channel streams tile_size lanes_size unit_run "  # weights and their sums
     "plain straight "  # whether tiles write the result: all of them, or those of so many vectors
+    "joint "  # write phases that are lanes of one tile
     "tile tile_h points_h panel_plane line_pitch lines_size "  # Winograd's tiles
     "phases_h phases_w folds_h folds_w "  # read phases, dilated passes that are folded
     "chunk tiles region columns_size"  # rows (or channels) together, tiles (or units)
@@ -58,8 +60,8 @@ class Plan:
     read_h, read_w : the phases of the source that are packed
     taps : (n,), offset of each tap into the packed source, write phase by write phase
     tap_kernel : (n,), position of each tap in the (kh * kw) kernel; by Winograd's tiles its
-        product, 16 * pair of phases + product
-    phase_at : (phases + 1,), where each write phase's taps begin
+        product, 16 * pair of phases + product; of joint phases (n * joint,), -1 for none
+    phase_at : (phases + 1,), where each write phase's taps begin, or those of joint phases
     corners : (9 * pairs,), by Winograd's tiles the positions of each pair's 3x3 taps, -1 for none
     units : (n, 6), of each unit the group, first lane, lanes, where its weights (or sums)
         begin, the vectors (or streams) of its tile, and how many weights (or sums) it has
@@ -132,14 +134,16 @@ def _flat(work: Pass) -> tuple[Sweep, Sweep] | None:
 
 
 def _least_packed(work: Pass) -> tuple[tuple[Sweep, Sweep], dict[str, int]]:
-    """Return the sweeps, trimmed or not, that pack and compute fewer positions, and the layout."""
+    """Return the sweeps, trimmed or not, that pack and compute less, and the layout."""
     choices = (work.rows, work.columns), (trimmed(work.rows), trimmed(work.columns))
     layouts = [packed_layout(work._replace(rows=r, columns=c)) for r, c in choices]
 
-    def size(found: tuple[tuple[Sweep, Sweep], dict[str, int]]) -> int:
-        return found[1]["blocks"] * (found[1]["phase_plane"] + found[1]["positions"])
+    def cost(found: tuple[tuple[Sweep, Sweep], dict[str, int]]) -> float:
+        sweeps, layout = found
+        size = layout["blocks"] * (layout["phase_plane"] + layout["positions"])
+        return size * joint_cost(*sweeps, layout["joint"], work.result)
 
-    return min(zip(choices, layouts, strict=True), key=size)
+    return min(zip(choices, layouts, strict=True), key=cost)
 
 
 def _common(geometry: ConvGeometry, work: Pass) -> tuple[dict[str, int], tuple[Sweep, Sweep]]:
@@ -154,7 +158,7 @@ def _common(geometry: ConvGeometry, work: Pass) -> tuple[dict[str, int], tuple[S
     else:  # of a 1x1 pass without strides, a picture is one long row
         rows, columns = plain_sweeps(work.rows, work.columns) or (work.rows, work.columns)
         (rows, columns), layout = _least_packed(work._replace(rows=rows, columns=columns))
-    numbers = dict.fromkeys(_FIELDS, 0) | {"chunk": work.source} | layout
+    numbers = dict.fromkeys(_FIELDS, 0) | {"chunk": work.source, "joint": 1} | layout
     numbers |= {
         "groups": geometry.groups, "source_channels": work.source, "result_channels": work.result,
         "kernel": len(work.rows.taps) * len(work.columns.taps),
@@ -237,6 +241,8 @@ def _finish(
     if numbers["tile"]:
         product, corners = products((work.rows, work.columns), sweeps)
         kernel = product[kernel]
+    elif numbers["joint"] > 1:
+        taps, kernel, starts = join(taps, kernel, starts, numbers["joint"])
     found = rows.read_phases, columns.read_phases, taps, kernel, starts, corners, np.ravel(units)
     tables, views = _joined(found, numbers)
     tasks = (numbers["chunks"] or numbers["blocks"]) * len(units)
@@ -258,19 +264,20 @@ def spread_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Plan:
     blocks = _least_blocks(geometry, geometry.groups * len(tiles(result, MACHINE.spread)))
     work = Pass(geometry.batch, *sweeps, source, result, itemsize, False, blocks)
     numbers, sweeps = _common(geometry, work)
-    taps = len(sweeps[0].taps) * len(sweeps[1].taps)
+    joint = numbers["joint"]
+    taps = joint_taps(*sweeps, joint)
     kernel = geometry.rows.kernel * geometry.cols.kernel
     inner = geometry.weight_shape[1] * kernel
     numbers["w_lane"], numbers["w_channel"] = (kernel, inner) if adjoint else (inner, kernel)
     units, at = [], 0
     for group in range(geometry.groups):
-        for first, lanes, vectors in tiles(result, MACHINE.spread):
+        for first, lanes, vectors in tiles(result * joint, MACHINE.spread):
             size = lanes * source * taps
             units.append((group, first, lanes, at, vectors, size))
             at += size
     numbers["panel_pitch"] = line_stride(numbers["positions"] + work.widest, itemsize)
     panels = [lanes for _, _, lanes, _, vectors, _ in units if vectors > numbers["straight"]]
-    phases = numbers["phase_rows"] * sweeps[1].write_stride
+    phases = numbers["phase_rows"] * sweeps[1].write_stride // joint
     numbers["panel_size"] = numbers["panel_pitch"] * max(panels, default=0) * phases
     if numbers["chunk"] < source:  # all units' sums wait for the next chunk
         numbers["unit_panel"] = numbers["panel_size"]

@@ -17,7 +17,7 @@ from .arrays import flat
 from .config import MACHINE
 from .jit import kernel
 from .launch import address, array, call
-from .pack import pack_source, pack_weights, unpack, weight_places
+from .pack import pack_joint_weights, pack_source, pack_weights, unpack, weight_places
 from .plan import PLAN, Plan
 from .rows import prefetch
 from .tasks import block_at, count_workers, positions_of, share
@@ -116,7 +116,7 @@ def _block(
         if p.plain:
             _plain(x, weights, bias, y, p, taps, image, column, group, lane, lanes, at, step)
             continue
-        phase_pitch = lanes * p.panel_pitch
+        phase_pitch = lanes // p.joint * p.panel_pitch
         if group != packed_group or channel != packed_channel:
             _pack(block, x, packed, p, read_h, read_w, group, channel, channels, lines)
             packed_group, packed_channel = group, channel
@@ -130,14 +130,14 @@ def _block(
             bottom = min(p.write_stride_h, top + p.phase_rows)
             begin, end = top * p.write_stride_w, bottom * p.write_stride_w
             for q in range(0, positions, step):
-                for phase in range(begin, end):
+                for phase in range(begin // p.joint, end // p.joint):
                     before = p.source_channels * phase_at[phase]
                     before += channel * (phase_at[phase + 1] - phase_at[phase])
                     spread(
                         lanes, positions - q, weights, at + lanes * before,
                         packed, q, p.plane, channels,
                         taps, phase_at[phase], phase_at[phase + 1], none, 0,
-                        sums, (phase - begin) * phase_pitch + q, p.panel_pitch,
+                        sums, (phase * p.joint - begin) * phase_pitch + q, p.panel_pitch,
                         1 if channel == 0 else 0,
                     )  # fmt: skip
             if channel + channels < p.source_channels:
@@ -151,7 +151,7 @@ def _block(
             for phase_h in range(top, bottom):
                 unpack(
                     sums[(phase_h * p.write_stride_w - begin) * phase_pitch :], phase_pitch,
-                    y, p, image, row, column, group * p.result_channels + lane, lanes,
+                    y, p, image, row, column, group * p.result_channels + lane, lanes // p.joint,
                     phase_h, bias,
                 )  # fmt: skip
 
@@ -168,6 +168,8 @@ def _pack_unit(u, w, weights, plan, tables):
         pack_tile_weights(
             w, weights, p, tap_kernel, phase_at, corners, unit[0], unit[1], unit[2], unit[3]
         )
+    elif p.joint > 1:
+        pack_joint_weights(w, weights, unit[3], p, tap_kernel, phase_at, unit[0])
     else:
         channels, lanes = p.source_channels, unit[2]
         places = weight_places(p, tap_kernel, phase_at, channels, lanes)
