@@ -4,8 +4,9 @@
     python benchmarks/bound.py kernels.json
 
 A perfect pass takes as long as its multiply-adds need at the measured peak, or as its arrays need
-to be moved once, at the speed of a copy in cache. Where Winograd's tiles fit, their products are
-counted instead, if they are fewer. Transforms, packing and all else are taken to cost nothing.
+to be moved once, at the speed of a copy that moves as many bytes. Where Winograd's tiles fit, their
+products are counted instead, if they are fewer. Transforms, packing and all else are taken to cost
+nothing.
 PyTorch's time in its better layout, over that time, bounds the ratio. Only another algorithm could
 pass it: tiles of large kernels in pieces, say.
 """
@@ -30,21 +31,27 @@ from deconv_core.cpu.tiling import fit_tiles
 from deconv_core.geometry import ConvGeometry
 from deconv_core.sweep import Sweep, forward_sweep
 
-MIB = (4, 16, 64)  # of the arrays that are copied
+MIB = (1, 4, 16, 32, 64, 128)  # that copies move, from within the caches to beyond them
 
 
-def copy_speed(threads: int) -> float:
-    """Return the most bytes, read and written, that `threads` copies move in a second."""
-    best = 0.0
+def copy_speeds(threads: int) -> dict[int, float]:
+    """Return how many bytes a second `threads` copies read and write at best, by their number."""
+    speeds = {}
     with ThreadPoolExecutor(threads) as pool:
         for size in MIB:
-            pairs = [np.zeros((2, (size << 20) // threads), np.uint8) for _ in range(threads)]
-            for _ in range(20):
+            pairs = [np.ones((2, (size << 19) // threads), np.uint8) for _ in range(threads)]
+            moved, least = sum(pair.nbytes for pair in pairs), math.inf
+            for _ in range(30):
                 start = time.perf_counter()
                 list(pool.map(lambda pair: np.copyto(pair[0], pair[1]), pairs))
-                moved = sum(pair.nbytes for pair in pairs)
-                best = max(best, moved / (time.perf_counter() - start))
-    return best
+                least = min(least, time.perf_counter() - start)
+            speeds[moved] = moved / least
+    return speeds
+
+
+def speed_of(traffic: int, speeds: dict[int, float]) -> float:
+    """Return the best speed of copies of so many bytes or more."""
+    return max(speed for size, speed in speeds.items() if size >= min(traffic, max(speeds)))
 
 
 def products(shape: ConvGeometry) -> float:
@@ -65,7 +72,9 @@ def _taps(sweeps: Any) -> int:
     return math.prod(along(axis) for axis in sweeps)
 
 
-def bounds(report: dict[str, Any], speed: float) -> Iterator[tuple[str, str, float, float]]:
+def bounds(
+    report: dict[str, Any], speeds: dict[int, float]
+) -> Iterator[tuple[str, str, float, float]]:
     """Yield table, name, bound of the ratio and ratio of each pass in a report of kernels.py."""
     machine, in_better_layout = report["machine"], kernels.WAYS["in its better layout"]
     peak = 1e9 * machine["peak_gflops"][str(machine["threads"])]
@@ -76,7 +85,7 @@ def bounds(report: dict[str, Any], speed: float) -> Iterator[tuple[str, str, flo
             found, shape = timed[row.name], row.geometry
             sizes = shape.input_shape, shape.output_shape, shape.weight_shape
             traffic = 4 * sum(math.prod(size) for size in sizes)
-            least = max(2 * products(shape) / peak, traffic / speed)
+            least = max(2 * products(shape) / peak, traffic / speed_of(traffic, speeds))
             yield row.table, row.name, found["rival_s"] / least, found["ratio"]
 
 
@@ -87,9 +96,11 @@ def main(arguments: list[str] | None = None) -> None:
     )
     made.add_argument("report", type=Path, help="what kernels.py --json wrote")
     report = json.loads(made.parse_args(arguments).report.read_text())
-    speed = copy_speed(report["machine"]["threads"])
-    print(f"copies move {speed / 1e9:.0f} GB/s\n{'':54}  bound  ratio  reached")
-    found = sorted(bounds(report, speed), key=lambda row: row[2])
+    speeds = copy_speeds(report["machine"]["threads"])
+    for size, speed in speeds.items():
+        print(f"copies that move {size >> 20} MiB: {speed / 1e9:.0f} GB/s")
+    print(f"{'':54}  bound  ratio  reached")
+    found = sorted(bounds(report, speeds), key=lambda row: row[2])
     for _, name, bound, ratio in found:
         print(f"{name:54} {bound:6.2f} {ratio:6.2f} {ratio / bound:7.0%}")
     for table in dict.fromkeys(row[0] for row in found):

@@ -250,11 +250,11 @@ def test_a_ratio_is_bounded_by_arithmetic_and_by_traffic() -> None:
     report = {"machine": {"threads": 2, "peak_gflops": {"1": 1.0, "2": 2.0}}, "rows": rows}
     macs = 4 * 512 * 256 * 52 * 52, 9 * 512 * 512 * 14 * 14
     least = 2 * macs[0] / 2e9, 2 * macs[1] * (16 * 7 * 7) / (9 * 14 * 14) / 2e9
-    found = {name: rest for _, name, *rest in load("bound").bounds(report, 1e30)}
+    found = {name: rest for _, name, *rest in load("bound").bounds(report, {1: 1e30})}
     for name, seconds in zip(names, least, strict=True):
         assert found[name] == pytest.approx([6.0 / seconds, 2.0])
     moved = 4 * (512 * 52 * 52 + 256 * 104 * 104 + 512 * 256 * 4)
-    found = {name: rest for _, name, *rest in load("bound").bounds(report, 1.0)}
+    found = {name: rest for _, name, *rest in load("bound").bounds(report, {1: 1.0})}
     assert found[names[0]] == pytest.approx([6.0 / moved, 2.0])
 
 
