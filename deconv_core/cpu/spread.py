@@ -134,7 +134,7 @@ def _block(
                     before = p.source_channels * phase_at[phase]
                     before += channel * (phase_at[phase + 1] - phase_at[phase])
                     spread(
-                        lanes, positions - q, weights, at + lanes * before,
+                        lanes, positions - q, weights, at + lanes * before + phase * p.weight_gap,
                         packed, q, p.plane, channels,
                         taps, phase_at[phase], phase_at[phase + 1], none, 0,
                         sums, (phase - begin) * phase_pitch + q, p.panel_pitch,

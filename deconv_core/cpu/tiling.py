@@ -10,6 +10,7 @@ from ..geometry import ceil_div
 from ..sweep import Sweep, folded, winograd_sweep
 from .blocking import Pass, line_stride, tiles
 from .config import (
+    LINE,
     LINE_VECTORS,
     MACHINE,
     TILED_RESULT,
@@ -151,7 +152,8 @@ def tiled_layout(work: Pass, tiling: Tiling) -> dict[str, int]:
         "plane": plane,
         "packed_size": work.packed_size(phase_plane * work.phases),
         "line_pitch": line,
-        "lines_size": line * max(lines, woven) + 2 * width,
+        "lines_size": line * max(lines, 2 * woven) + 2 * width,
+        "weight_gap": LINE // work.itemsize,
     }
 
 
