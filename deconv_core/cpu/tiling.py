@@ -122,15 +122,17 @@ def _most(work: Pass, tiling: Tiling) -> int:
 def _run(work: Pass, tiling: Tiling) -> int:
     """Return how many of Winograd's tiles a block has.
 
-    It is the number with which the register tiles compute the least in vain.
+    It is the number with which the register tiles compute the least, in all blocks.
     """
     step = tiling.step(work.narrowest)
-    most = min(_most(work, tiling), max(work.narrowest, tiling.count(work.batch) // work.blocks))
+    total = tiling.count(work.batch)
+    most = min(_most(work, tiling), max(work.narrowest, total // work.blocks))
     lanes = tiles(work.result, MACHINE.spread)
     widths = [(count, vectors * work.width) for _, count, vectors in lanes]
 
-    def computed(length: int) -> float:
-        return sum(count * ceil_div(length, wide) * wide for count, wide in widths) / length
+    def computed(length: int) -> int:
+        each = sum(count * ceil_div(length, wide) * wide for count, wide in widths)
+        return ceil_div(total, length) * each
 
     lengths = range(step, max(step, most) + 1, step)
     return min(lengths, key=lambda length: (computed(length), -length))
