@@ -87,11 +87,13 @@ MAX_CHUNKS = 32
 # Products that a transformed element of the source costs, times the stride: where vectors are
 # narrow, products take longer and the transform little more.
 TILED_SOURCE = 8 if MACHINE.vector_bytes == 64 else 5
-TILED_RESULT = 8  # the same of the result,
+TILED_RESULT = 5  # the same of the result,
+TILED_SUM = 4  # of one of the sums of products that it is made of,
 TILED_WEIGHT = 60  # and of the weight
-TILED_SHARE = 0.85  # of the direct products that those of Winograd's tiles may be, costs included
+TILED_SHARE = 0.9  # of the direct products that those of Winograd's tiles may be, costs included
 GRAD_SHARE = 0.95  # the same of a weight gradient,
-GRAD_WEIGHT = 60  # whose sums cost more,
+GRAD_RESULT = 8  # whose transformed elements cost more,
+GRAD_WEIGHT = 60  # and sums too,
 GRAD_TASKS = 128  # and are cut into more chunks until there are so many tasks
 LINE_VECTORS = 4  # of Winograd's results that are transformed together, where rows are short
 TILES_BYTES = 1 << 19  # packed tiles of one block: the transformed weights share the cache

@@ -79,7 +79,7 @@ def _write(lines, y, p, channel, lanes, phase_h, first, end, bias):
             if stride in WAYS:
                 weave_rows(
                     stride, y, picture, p.result_h, p.result_w, h, 1, left,
-                    lines, source, 0, area, 1, count, offset,
+                    lines, source, 0, area, 1, count, offset, 0,
                 )  # fmt: skip
             elif 0 <= h < p.result_h:
                 scatter(

@@ -226,6 +226,7 @@ def unpack(panel, phase_pitch, y, p, image, row, column, channel, lanes, phase_h
                     p.write_stride_w, y, of * p.result_w, p.result_h, p.result_w,
                     p.write_stride_h * row + phase_h + p.write_base_h, p.write_stride_h, left,
                     panel, at, p.pitch, phase_pitch, rows, count, offset,
+                    p.result_h * p.result_w if lane + 1 < lanes else 0,
                 )  # fmt: skip
                 continue
             for q in range(rows):

@@ -78,14 +78,14 @@ def _deal(
 @intrinsic(prefer_literal=True)
 def _weave(
     typing: Any, parts: Any, y: Any, y_at: Any, x: Any, x_at: Any, pitch: Any,
-    first: Any, count: Any, limit: Any, bias: Any,
+    first: Any, count: Any, limit: Any, bias: Any, ahead: Any,
 ) -> Any:  # fmt: skip
     """Emit `weave` for literal `parts`."""
-    signature = types.void(parts, y, y_at, x, x_at, pitch, first, count, limit, bias)
+    signature = types.void(parts, y, y_at, x, x_at, pitch, first, count, limit, bias, ahead)
     ways = parts.literal_value
 
     def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
-        _, y_, y_at_, x_, x_at_, pitch_, first_, count_, limit_, bias_ = values
+        _, y_, y_at_, x_, x_at_, pitch_, first_, count_, limit_, bias_, ahead_ = values
         emit = Emitter(context, builder, x.dtype)
         target, source, width = emit.pointer(y, y_, y_at_), emit.pointer(x, x_, x_at_), emit.width
         rows = [emit.step(source, emit.times(pitch_, i)) for i in range(ways)]
@@ -98,6 +98,7 @@ def _weave(
             low = builder.add(first_, emit.times(at, ways))
             for i, woven in enumerate(_woven(emit, parts)):
                 start = builder.add(low, ir.Constant(INDEX, i * width))
+                emit.prefetch(emit.step(emit.step(target, start), ahead_))
                 after = builder.add(start, ir.Constant(INDEX, width))
                 inside = builder.and_(
                     builder.icmp_signed(">=", start, ir.Constant(INDEX, 0)),
@@ -116,6 +117,42 @@ def _weave(
     return signature, generate
 
 
+@intrinsic
+def copy_row(typing: Any, y: Any, y_at: Any, x: Any, x_at: Any, count: Any, ahead: Any) -> Any:
+    """``y[y_at + i] = x[x_at + i]`` for i < count; the last vector overlaps the one before it.
+
+    Masks are for less than a vector of them. What lies `ahead` elements on in `y` is called for.
+    """
+    signature = types.void(y, y_at, x, x_at, count, ahead)
+
+    def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
+        y_, y_at_, x_, x_at_, count_, ahead_ = values
+        emit = Emitter(context, builder, x.dtype)
+        source, target = emit.pointer(x, x_, x_at_), emit.pointer(y, y_, y_at_)
+        zero, last = ir.Constant(INDEX, 0), builder.sub(count_, ir.Constant(INDEX, emit.width))
+        with builder.if_else(builder.icmp_signed(">=", last, zero)) as (long, short):
+            with long:
+
+                def body(at: Any) -> None:
+                    at = builder.select(builder.icmp_signed("<", at, last), at, last)
+                    emit.store(emit.load(emit.step(source, at)), emit.step(target, at))
+                    emit.prefetch(emit.step(emit.step(target, at), ahead_))
+
+                whole_vectors(emit, count_, body)
+            with short:
+                emit.store_before(emit.load_before(source, zero, count_), target, zero, count_)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _copy_row_python(
+    y: np.ndarray, y_at: int, x: np.ndarray, x_at: int, count: int, ahead: int
+) -> None:
+    """Compute `copy_row` in plain Python."""
+    y[y_at : y_at + count] = x[x_at : x_at + count]
+
+
 def _deal_python(
     parts: int, y: np.ndarray, y_at: int, pitch: int,
     x: np.ndarray, x_at: int, first: int, count: int, limit: int, ahead: int,
@@ -131,7 +168,7 @@ def _deal_python(
 
 def _weave_python(
     parts: int, y: np.ndarray, y_at: int, x: np.ndarray, x_at: int, pitch: int,
-    first: int, count: int, limit: int, bias: float,
+    first: int, count: int, limit: int, bias: float, ahead: int,
 ) -> None:  # fmt: skip
     """Compute `weave` in plain Python."""
     for i in range(max(0, -first), min(parts * count, limit - first)):
@@ -140,7 +177,7 @@ def _weave_python(
 
 
 if config.DISABLE_JIT:
-    _deal, _weave = _deal_python, _weave_python
+    _deal, _weave, copy_row = _deal_python, _weave_python, _copy_row_python
 
 
 @kernel(inline="always")
@@ -201,58 +238,59 @@ def deal_rows(
             _deal(32, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size, ahead)
 
 
-@linked("iaiiiiiiaiiiiie")
+@linked("iaiiiiiiaiiiiiei")
 @kernel
 def weave_rows(
-    parts, y, y_at, height, limit, top, step, left, x, x_at, x_row, pitch, rows, count, bias
+    parts, y, y_at, height, limit, top, step, left, x, x_at, x_row, pitch, rows, count, bias,
+    ahead,
 ):  # fmt: skip
     """Weave parts into rows: ``row[parts * i + k] = x[x_at + r * x_row + k * pitch + i] + bias``.
 
     The reverse of `deal_rows`: what falls outside of the picture is dropped, and whole vectors of
-    `x` are read.
+    `x` are read. What lies `ahead` elements on in `y` is called for.
     """
     if parts == 2:
         for r in range(rows):
             if 0 <= top + r * step < height:
                 to = y_at + (top + r * step) * limit
-                _weave(2, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias)
+                _weave(2, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias, ahead)
     elif parts == 3:
         for r in range(rows):
             if 0 <= top + r * step < height:
                 to = y_at + (top + r * step) * limit
-                _weave(3, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias)
+                _weave(3, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias, ahead)
     elif parts == 4:
         for r in range(rows):
             if 0 <= top + r * step < height:
                 to = y_at + (top + r * step) * limit
-                _weave(4, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias)
+                _weave(4, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias, ahead)
     elif parts == 6:
         for r in range(rows):
             if 0 <= top + r * step < height:
                 to = y_at + (top + r * step) * limit
-                _weave(6, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias)
+                _weave(6, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias, ahead)
     elif parts == 8:
         for r in range(rows):
             if 0 <= top + r * step < height:
                 to = y_at + (top + r * step) * limit
-                _weave(8, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias)
+                _weave(8, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias, ahead)
     elif parts == 12:
         for r in range(rows):
             if 0 <= top + r * step < height:
                 to = y_at + (top + r * step) * limit
-                _weave(12, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias)
+                _weave(12, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias, ahead)
     elif parts == 24:
         for r in range(rows):
             if 0 <= top + r * step < height:
                 to = y_at + (top + r * step) * limit
-                _weave(24, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias)
+                _weave(24, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias, ahead)
     elif parts == 16:
         for r in range(rows):
             if 0 <= top + r * step < height:
                 to = y_at + (top + r * step) * limit
-                _weave(16, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias)
+                _weave(16, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias, ahead)
     else:
         for r in range(rows):
             if 0 <= top + r * step < height:
                 to = y_at + (top + r * step) * limit
-                _weave(32, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias)
+                _weave(32, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias, ahead)

@@ -38,7 +38,7 @@ _FIELDS = (
     "kernel w_lane w_channel streams tile_size lanes_size unit_run "  # weights and their sums
     "plain straight "  # whether tiles write the result: all of them, or those of so many vectors
     "joint "  # write phases that are lanes of one tile
-    "tile tile_h points_h panel_plane line_pitch lines_size "  # Winograd's tiles
+    "tile tile_h points_h panel_plane line_pitch lines_size weight_gap "  # Winograd's tiles
     "phases_h phases_w folds_h folds_w "  # read phases, dilated passes that are folded
     "chunk tiles region columns_size"  # rows (or channels) together, tiles (or units)
 ).split()
@@ -266,13 +266,14 @@ def spread_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Plan:
     numbers, sweeps = _common(geometry, work)
     joint = numbers["joint"]
     taps = joint_taps(*sweeps, joint)
+    gaps = numbers["weight_gap"] * sweeps[0].write_stride * sweeps[1].write_stride
     kernel = geometry.rows.kernel * geometry.cols.kernel
     inner = geometry.weight_shape[1] * kernel
     numbers["w_lane"], numbers["w_channel"] = (kernel, inner) if adjoint else (inner, kernel)
     units, at = [], 0
     for group in range(geometry.groups):
         for first, lanes, vectors in tiles(result * joint, MACHINE.spread):
-            size = lanes * source * taps
+            size = lanes * source * taps + gaps
             units.append((group, first, lanes, at, vectors, size))
             at += size
     numbers["panel_pitch"] = line_stride(numbers["positions"] + work.widest, itemsize)

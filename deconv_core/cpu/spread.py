@@ -86,12 +86,7 @@ def _straight(packed, weights, bias, y, p, taps, image, row, column, group, firs
 def _pack(block, x, packed, p, read_h, read_w, group, channel, channels, lines):
     """Pack some source channels of one block, from `channel` on: by tiles always all of them."""
     if p.tile:
-        for phase_h in range(p.phases_h // p.points_h):
-            begin = phase_h * p.points_h * p.phases_w * p.phase_plane
-            pack_tiles(
-                x, packed[begin:], p, phase_h, block * p.positions, group, 0, p.source_channels,
-                lines,
-            )  # fmt: skip
+        pack_tiles(x, packed, p, block * p.positions, group, 0, p.source_channels, lines)
         return
     image, row, column = block_at(block, p)
     pack_source(x, packed, p, read_h, read_w, image, row, column, group, channel, channels)
@@ -134,7 +129,7 @@ def _block(
                     before = p.source_channels * phase_at[phase]
                     before += channel * (phase_at[phase + 1] - phase_at[phase])
                     spread(
-                        lanes, positions - q, weights, at + lanes * before,
+                        lanes, positions - q, weights, at + lanes * before + phase * p.weight_gap,
                         packed, q, p.plane, channels,
                         taps, phase_at[phase], phase_at[phase + 1], none, 0,
                         sums, (phase * p.joint - begin) * phase_pitch + q, p.panel_pitch,

@@ -37,9 +37,7 @@ def _pack_columns(x, columns, packed, p, start, count, group, first, last, place
     """Transform some source channels of `count` tiles into (plane, tile, channel)."""
     width = _VECTOR_BYTES // x.itemsize
     block = VECTORS * width
-    for phase_h in range(p.phases_h // p.points_h):
-        begin = packed[phase_h * p.points_h * p.phases_w * p.phase_plane :]
-        pack_tiles(x, begin, p, phase_h, start, group, first, last, lines)
+    pack_tiles(x, packed, p, start, group, first, last, lines)
     for plane in range(p.phases_h * p.phases_w):
         for channel in range(0, last - first, width):
             transpose(

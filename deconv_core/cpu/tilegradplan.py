@@ -10,6 +10,7 @@ from ..geometry import ConvGeometry, ceil_div
 from ..sweep import forward_sweep
 from .blocking import line_stride
 from .config import (
+    GRAD_RESULT,
     GRAD_SHARE,
     GRAD_TASKS,
     GRAD_WEIGHT,
@@ -68,7 +69,7 @@ def tile_grad_plan(geometry: ConvGeometry, itemsize: int) -> TileGradPlan | None
     made = units * LANES * parts * block * count
     cost = made * (total + GRAD_WEIGHT) * geometry.groups
     channels = geometry.in_channels, geometry.out_channels
-    cost += transforms_cost(tiling, geometry.batch, channels, width)
+    cost += transforms_cost(tiling, geometry.batch, channels, width, GRAD_RESULT)
     if cost > GRAD_SHARE * geometry.macs or made * geometry.groups * itemsize > PARTIAL_BYTES:
         return None
 

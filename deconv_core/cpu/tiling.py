@@ -10,11 +10,13 @@ from ..geometry import ceil_div
 from ..sweep import Sweep, folded, winograd_sweep
 from .blocking import Pass, line_stride, tiles
 from .config import (
+    LINE,
     LINE_VECTORS,
     MACHINE,
     TILED_RESULT,
     TILED_SHARE,
     TILED_SOURCE,
+    TILED_SUM,
     TILED_WEIGHT,
     TILES_BYTES,
 )
@@ -76,10 +78,13 @@ def fit_tiles(rows: Sweep, columns: Sweep) -> Tiling | None:
     return Tiling(results, results, winograd_sweep(rows, results), winograd_sweep(columns, results))
 
 
-def transforms_cost(tiling: Tiling, batch: int, channels: tuple[int, int], width: int) -> int:
+def transforms_cost(
+    tiling: Tiling, batch: int, channels: tuple[int, int], width: int, result: int
+) -> int:
     """Return the products that it is worth to transform source and result, in whole vectors.
 
-    `channels` are the source's and the result's. Of tiles along both axes, strides cost more.
+    `channels` are the source's and the result's, `result` is the cost of an element of the latter.
+    Of tiles along both axes, strides cost more.
     """
     rows, columns, stride = tiling.rows, tiling.columns, 1
     if tiling.high > 1:
@@ -87,7 +92,7 @@ def transforms_cost(tiling: Tiling, batch: int, channels: tuple[int, int], width
     line = batch * rows.positions * columns.folds * ceil_div(columns.count, width) * width
     read = len(rows.read_phases) * len(columns.read_phases) * channels[0]
     written = len({b for b, _, _ in rows.taps}) * len({b for b, _, _ in columns.taps}) * channels[1]
-    return line * (read * TILED_SOURCE * stride + written * TILED_RESULT)
+    return line * (read * TILED_SOURCE * stride + written * result)
 
 
 def choose_tiles(work: Pass) -> Tiling | None:
@@ -95,12 +100,13 @@ def choose_tiles(work: Pass) -> Tiling | None:
     tiling = None if work.dot else fit_tiles(work.rows, work.columns)
     if tiling is None or tiling.step(1) > _most(work, tiling):
         return None
-    step = MACHINE.spread[0][1] * work.width  # of a register tile
-    count = ceil_div(tiling.count(work.batch), step) * step
+    run, step = _run(work, tiling), MACHINE.spread[0][1] * work.width  # of a register tile
+    count = ceil_div(tiling.count(work.batch), run) * ceil_div(run, step) * step
     channels = work.source * work.result
     weights = len(tiling.rows.taps) * len(tiling.columns.taps)
-    cost = (count + TILED_WEIGHT) * weights * channels
-    cost += transforms_cost(tiling, work.batch, (work.source, work.result), work.width)
+    cost = (count + TILED_WEIGHT) * weights * channels + TILED_SUM * count * weights * work.result
+    both = work.source, work.result
+    cost += transforms_cost(tiling, work.batch, both, work.width, TILED_RESULT)
     taps = len(work.rows.taps) * len(work.columns.taps)
     direct = taps * work.batch * work.rows.count * work.columns.count * channels
     return tiling if cost <= TILED_SHARE * direct else None
@@ -113,15 +119,20 @@ def _most(work: Pass, tiling: Tiling) -> int:
     return tiled.most_positions(TILES_BYTES // each, phase_rows=tiling.points)
 
 
-def _run(most: int, lanes: int, width: int, step: int) -> int:
-    """Return how many of Winograd's tiles a block has: at most `most`, in steps of `step`.
+def _run(work: Pass, tiling: Tiling) -> int:
+    """Return how many of Winograd's tiles a block has.
 
-    It is the number with which the register tiles compute the least in vain for so many `lanes`.
+    It is the number with which the register tiles compute the least, in all blocks.
     """
-    widths = [(count, vectors * width) for _, count, vectors in tiles(lanes, MACHINE.spread)]
+    step = tiling.step(work.narrowest)
+    total = tiling.count(work.batch)
+    most = min(_most(work, tiling), max(work.narrowest, total // work.blocks))
+    lanes = tiles(work.result, MACHINE.spread)
+    widths = [(count, vectors * work.width) for _, count, vectors in lanes]
 
-    def computed(length: int) -> float:
-        return sum(count * ceil_div(length, wide) * wide for count, wide in widths) / length
+    def computed(length: int) -> int:
+        each = sum(count * ceil_div(length, wide) * wide for count, wide in widths)
+        return ceil_div(total, length) * each
 
     lengths = range(step, max(step, most) + 1, step)
     return min(lengths, key=lambda length: (computed(length), -length))
@@ -133,9 +144,7 @@ def tiled_layout(work: Pass, tiling: Tiling) -> dict[str, int]:
     One phase, of the 16 products, is multiplied after the other.
     """
     columns, width = work.columns, work.width
-    total = tiling.count(work.batch)
-    run = min(_most(work, tiling), max(work.narrowest, total // work.blocks))
-    run = _run(run, work.result, width, tiling.step(work.narrowest))
+    run = _run(work, tiling)
     plane = line_stride(run + width, work.itemsize)  # whole vectors are written
     phase_plane = line_stride(work.source * plane, work.itemsize)
     line, lines = tiling.lines(run, width)
@@ -143,7 +152,7 @@ def tiled_layout(work: Pass, tiling: Tiling) -> dict[str, int]:
     woven = tiling.results * tiling.high * columns.write_stride // 4 * columns.folds
     return tiling.numbers | {
         "positions": run,
-        "blocks": ceil_div(total, run),
+        "blocks": ceil_div(tiling.count(work.batch), run),
         "row_blocks": 1,
         "column_blocks": 1,
         "phase_rows": tiling.points,
@@ -151,7 +160,8 @@ def tiled_layout(work: Pass, tiling: Tiling) -> dict[str, int]:
         "plane": plane,
         "packed_size": work.packed_size(phase_plane * work.phases),
         "line_pitch": line,
-        "lines_size": line * max(lines, woven) + 2 * width,
+        "lines_size": line * max(lines, 2 * woven) + 2 * width,
+        "weight_gap": LINE // work.itemsize,
     }
 
 

@@ -22,11 +22,13 @@ import numpy as np
 from numba import config, types
 from numba.extending import intrinsic
 
+from .config import MACHINE
 from .emit import Emitter
 from .jit import kernel
-from .phases import deal_rows, weave_rows
+from .phases import copy_row, deal_rows, weave_rows
 from .rows import whole_vectors
 
+_VECTOR_BYTES = MACHINE.vector_bytes
 SOURCE = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))  # B^T
 RESULT = {  # A^T, by the number of results
     2: ((1, 1, 1, 0), (0, 1, -1, -1)),
@@ -185,12 +187,12 @@ def _part(p, at, end):
 
 
 @kernel
-def pack_tiles(x, packed, p, phase_h, start, group, first, last, lines):
-    """Transform the block of tiles that begins with tile `start`, of the row phase `phase_h`.
+def pack_tiles(x, packed, p, start, group, first, last, lines):
+    """Transform the block of tiles that begins with tile `start`.
 
-    `packed` becomes (row product, column phase and product, channel, tile) of the source channels
-    from `first` to `last`, with zeros behind the last tile. While a channel is packed, the next
-    one's rows are called for.
+    `packed` becomes (row phase and product, column phase and product, channel, tile) of the source
+    channels from `first` to `last`, with zeros behind the last tile. While a channel is packed, the
+    next one's rows are called for.
     """
     points, tile, tile_h, line = p.points_h, p.tile, p.tile_h, p.line_pitch
     size, folds, planes = p.source_h * p.source_w, p.folds_w, p.folds_w * p.phases_w // 4
@@ -200,31 +202,32 @@ def pack_tiles(x, packed, p, phase_h, start, group, first, last, lines):
     apart = columns if folds > 1 else 4 * p.phase_plane  # of the phases, or of the folds
     end = min(start + p.positions, p.batch * p.rows * p.columns)
     for channel in range(first, last):
-        at = start
-        while at < end:
-            image, fold, row, column, bottom, until = _part(p, at, end)
-            left, width = (column, min(columns, until - at)) if row == bottom else (0, columns)
-            picture = ((image * p.groups + group) * p.source_channels + channel) * size
-            top = step_h * tile_h * row + p.read_base_h + phase_h + fold
-            begin, rows = parts * left + p.read_base_w, tile_h * (bottom - row) + points
-            deal_rows(
-                parts, lines, 0, pitch, line,
-                x, picture, p.source_h, p.source_w, top, step_h, begin, rows, width + 1,
-                size if channel + 1 < last else 0,
-            )  # fmt: skip
-            deep, line_at = 0, column - left
-            while at < until:
-                count = min(columns - column, until - at)
-                for phase in range(planes):
-                    to = (channel - first) * p.plane + phase * apart + at - start
-                    _source(
-                        points, tile, packed, to, across, p.phase_plane,
-                        lines, line_at + phase * line, pitch, step_w * line, count,
-                    )  # fmt: skip
-                at, column, deep = at + count * folds, 0, deep + 1
-                line_at = deep * tile_h * pitch
+        for phase_h in range(p.phases_h // points):
+            at, place = start, phase_h * points * p.phases_w * p.phase_plane
+            while at < end:
+                image, fold, row, column, bottom, until = _part(p, at, end)
+                left, width = (column, min(columns, until - at)) if row == bottom else (0, columns)
+                picture = ((image * p.groups + group) * p.source_channels + channel) * size
+                top = step_h * tile_h * row + p.read_base_h + phase_h + fold
+                begin, rows = parts * left + p.read_base_w, tile_h * (bottom - row) + points
+                deal_rows(
+                    parts, lines, 0, pitch, line,
+                    x, picture, p.source_h, p.source_w, top, step_h, begin, rows, width + 1,
+                    size if channel + 1 < last else 0,
+                )  # fmt: skip
+                deep, line_at = 0, column - left
+                while at < until:
+                    count = min(columns - column, until - at)
+                    for phase in range(planes):
+                        to = place + (channel - first) * p.plane + phase * apart + at - start
+                        _source(
+                            points, tile, packed, to, across, p.phase_plane,
+                            lines, line_at + phase * line, pitch, step_w * line, count,
+                        )  # fmt: skip
+                    at, column, deep = at + count * folds, 0, deep + 1
+                    line_at = deep * tile_h * pitch
         if end - start < p.positions:
-            for k in range(points * p.phases_w):
+            for k in range(p.phases_h * p.phases_w):
                 row = k * p.phase_plane + (channel - first) * p.plane
                 packed[row + end - start : row + p.positions] = 0
 
@@ -267,23 +270,26 @@ def pack_grad_tiles(dy, panel, p, start, group, first, lanes, lines):
 def unpack_tiles(panel, plane, y, p, start, channel, lanes, phase_h, bias, lines):
     """Turn a unit's products (column phase and product, lane, tile) into results, with bias.
 
-    The panel holds the row products of row phase `phase_h`, `plane` elements apart. Rows of tiles
-    are transformed together, as many as fit a line.
+    The panel holds the row products of row phase `phase_h`, `plane` elements apart. As many tiles
+    as fit a line are transformed and woven together, wherever rows of tiles end, and their rows are
+    copied to their places; those of a single row of tiles are woven there. While a lane is written,
+    the next one's results are called for.
     """
     channels, points, tile = p.groups * p.result_channels, p.points_h, p.tile
-    line, tile_h = p.line_pitch, p.tile_h
+    line, tile_h, limit = p.line_pitch, p.tile_h, p.result_w
     step_h, step_w = p.write_stride_h * p.folds_h // points, p.write_stride_w * p.folds_w // 4
-    columns, height, width, lane_pitch = p.columns, p.result_h, p.result_w, p.panel_pitch
-    top, left, across = phase_h + p.write_base_h, p.write_base_w, p.write_stride_w * plane
-    pitch, end = tile * step_w * line, min(start + p.positions, p.batch * p.rows * columns)
+    columns, lane_pitch, across = p.columns, p.panel_pitch, p.write_stride_w * plane
+    parts, end = tile * step_w, min(start + p.positions, p.batch * p.rows * columns)
+    pitch, woven, wide = parts * line, parts * line * tile_h, columns // p.folds_w
     folded = p.folds_w > 1  # a row of tiles at a time, and in it one fold after the other
-    wide = columns // p.folds_w
-    apart = wide if folded else 4 * plane
-    together = columns if folded else max(1, line // columns) * columns
+    apart, together = (wide, columns) if folded else (4 * plane, line)
+    width, top = _VECTOR_BYTES // y.itemsize, phase_h + p.write_base_h
+    size = p.result_h * limit  # of a picture
     for lane in range(lanes):
-        at, offset = start, bias[channel + lane]
+        at, offset, ahead = start, bias[channel + lane], size if lane + 1 < lanes else 0
+        tiles, column = divmod(at, columns)
         while at < end:
-            first, until = at, min(end, at - at % columns + together)
+            first, until = at, min(end, at + together)
             length = wide if folded else until - at
             for phase in range(step_w):
                 source = phase * apart + lane * lane_pitch + at - start
@@ -291,15 +297,37 @@ def unpack_tiles(panel, plane, y, p, start, channel, lanes, phase_h, bias, lines
                     points, tile, lines, phase * line, pitch, step_w * line,
                     panel, source, across, plane, length,
                 )  # fmt: skip
-            while at < until:
-                tiles, column = divmod(at, columns)
+            if columns - column >= until - at:  # of one row of tiles: straight to its place
                 image, row = divmod(tiles, p.rows)
                 image, fold = _unfold(image, p.folds_h)
-                count = min(columns - column, until - at)
                 weave_rows(
-                    tile * step_w, y, (image * channels + channel + lane) * height * width,
-                    height, width, step_h * tile_h * row + top + fold, step_h,
-                    tile * step_w * column + left, lines, at - first, pitch, line, tile_h,
-                    min(count, wide), offset,
+                    parts, y, (image * channels + channel + lane) * size,
+                    p.result_h, limit, step_h * tile_h * row + top + fold, step_h,
+                    parts * column + p.write_base_w, lines, 0, pitch, line, tile_h, length, offset,
+                    ahead,
                 )  # fmt: skip
-                at += count
+                at, column = until, column + until - at
+                if column == columns:
+                    column, tiles = 0, tiles + 1
+                continue
+            length = (length + width - 1) // width * width
+            weave_rows(
+                parts, lines, woven, tile_h, pitch, 0, 1, 0,
+                lines, 0, pitch, line, tile_h, length, offset, 0,
+            )  # fmt: skip
+            while at < until:
+                count = min(columns - column, until - at)
+                image, row = divmod(tiles, p.rows)
+                image, fold = _unfold(image, p.folds_h)
+                left = parts * column + p.write_base_w
+                begin, stop = max(0, left), min(limit, left + parts * count)
+                source = woven + parts * (at - first) + begin - left
+                h = step_h * tile_h * row + top + fold
+                picture = (image * channels + channel + lane) * size
+                for _ in range(tile_h):
+                    if 0 <= h < p.result_h and begin < stop:
+                        copy_row(y, picture + h * limit + begin, lines, source, stop - begin, ahead)
+                    source, h = source + pitch, h + step_h
+                at, column = at + count, column + count
+                if column == columns:
+                    column, tiles = 0, tiles + 1

@@ -123,9 +123,9 @@ def _places(p, pairs, tap_kernel, phase_at, lanes):
         begin, end = phase_at[phase], phase_at[phase + 1]
         for tap in range(begin, end):
             k = 3 * tap_kernel[tap]
-            places[k] = (p.source_channels * begin + tap - begin) * lanes
+            places[k] = (p.source_channels * begin + tap - begin) * lanes + phase * p.weight_gap
             places[k + 1] = (end - begin) * lanes
-            places[k + 2] = p.source_channels * end * lanes
+            places[k + 2] = p.source_channels * end * lanes + (phase + 1) * p.weight_gap
     return places
 
 
