@@ -210,7 +210,7 @@ def pack_tiles(x, packed, p, phase_h, start, group, first, last, lines):
             deal_rows(
                 parts, lines, 0, pitch, line,
                 x, picture, p.source_h, p.source_w, top, step_h, begin, rows, width + 1,
-                size if channel + 1 < last else 0,
+                size if channel + 1 < p.source_channels else 0,
             )  # fmt: skip
             deep, line_at = 0, column - left
             while at < until:
