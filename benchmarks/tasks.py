@@ -19,7 +19,7 @@ from unittest import mock
 import numpy as np
 
 from deconv_core.cpu import conv, gemmplan, linear, tilegradplan
-from deconv_core.cpu.blocking import covered
+from deconv_core.cpu.blocking import covered, covered_streams
 from deconv_core.cpu.config import MACHINE
 from deconv_core.cpu.conv import choose, choose_grad
 from deconv_core.cpu.gemmplan import GemmPlan
@@ -89,10 +89,10 @@ def dot_loads(plan: Plan, itemsize: int) -> tuple[int, ...]:
     """Return the multiply-adds of a weight gradient's tasks."""
     p, width = plan.numbers[0], MACHINE.vector_bytes // itemsize
     streams = int(p["source_channels"]) * len(plan.taps)
-    units = [int(u[2]) * ceil_div(streams, int(u[4])) * int(u[4]) for u in plan.units]
+    units = [int(u[2]) * covered_streams(streams, int(u[2]), int(u[4])) for u in plan.units]
     chunks, lengths = (
         int(p["chunks"]),
-        [sum(ceil_div(n, width) * width for n in run) for run in plan.runs()],
+        [sum(ceil_div(n, width) * width for n in run) for run in plan.runs(1)],
     )
     ends = [chunk * len(lengths) // chunks for chunk in range(chunks + 1)]
     return tuple(sum(lengths[a:b]) * unit for a, b in pairwise(ends) for unit in units)

@@ -31,6 +31,7 @@ CONV = [
     ((2, 3, 20, 61), (31, 3, 3, 3), {"padding": 1}),  # straight into the result, all but 7 channels
     ((3, 16, 6, 64), (24, 8, 3, 3), {"padding": 1, "groups": 2}),  # and the next two
     ((1, 2, 2, 4097), (13, 2, 2, 6), {"padding": (0, 2)}),
+    ((3, 2, 21, 128), (13, 2, 5, 5), {"padding": 2}),  # a weight gradient of rows as they lie
     ((6, 40, 14, 26), (41, 40, 3, 3), {"padding": 1}),  # by Winograd's tiles, and the next five
     ((3, 64, 26, 30), (64, 64, 3, 3), {"padding": 1, "dilation": 2}),
     ((8, 96, 1, 301), (96, 96, 1, 3), {"padding": (0, 1)}),

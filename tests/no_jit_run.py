@@ -114,7 +114,7 @@ def loads(rng: np.random.Generator) -> None:
 
     def dot_tile(*given: Any) -> None:
         nonlocal made
-        made += given[0] * dict(MACHINE.dot)[given[0]] * given[7]
+        made += given[0] * given[1] * given[10] * given[11]
         tile.dot(*given)
 
     cases: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [

@@ -14,7 +14,7 @@ from support import ConvCase, assert_close, call, conv_cases
 
 from deconv_core import functional as F
 from deconv_core import geometry
-from deconv_core.cpu.plan import spread_plan
+from deconv_core.cpu.plan import dot_plan, spread_plan
 
 pytestmark = pytest.mark.usefixtures("junk")
 
@@ -143,6 +143,22 @@ def test_rows_straight_into_the_result(
 ) -> None:
     shape = geometry.conv(x_shape, w_shape, **options)
     assert spread_plan(shape, False, np.dtype(dtype).itemsize).numbers["straight"][0]
+    check_against_pytorch(ConvCase(x_shape, w_shape, options, True, ("plain",) * 3, 0), dtype)
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "w_shape", "options"),
+    [
+        ((3, 2, 21, 128), (13, 2, 5, 5), {"padding": 2}),  # a last block of fewer rows
+        ((2, 4, 70, 66), (10, 2, 4, 4), {"stride": 2, "padding": (1, 0), "groups": 2}),
+        ((1, 2, 9, 4800), (7, 2, 3, 3), {"padding": 1}),  # rows in several blocks
+    ],
+)
+def test_a_weight_gradient_of_rows_as_they_lie(
+    x_shape: tuple[int, ...], w_shape: tuple[int, ...], options: dict[str, Any], dtype: type
+) -> None:
+    shape = geometry.conv(x_shape, w_shape, **options)
+    assert dot_plan(shape, np.dtype(dtype).itemsize).numbers["straight"][0]
     check_against_pytorch(ConvCase(x_shape, w_shape, options, True, ("plain",) * 3, 0), dtype)
 
 

@@ -103,6 +103,16 @@ def covered(length: int, lanes: int, vectors: int, width: int) -> int:
     return length - rest + (width if lanes == most and rest <= width else step) * (rest > 0)
 
 
+def covered_streams(streams: int, lanes: int, across: int) -> int:
+    """Return the streams that tiles of `lanes` by `across` of them compute for `streams`.
+
+    The last of those with the most lanes may be half as wide (tile.py).
+    """
+    rest, half = streams % across, across // 2
+    last = half if lanes == MACHINE.dot[0][0] and rest <= half else across
+    return streams - rest + last * (rest > 0)
+
+
 def line_stride(elements: int, itemsize: int) -> int:
     """Round up to an odd number of cache lines: planes then never fight for the same cache sets."""
     line = 64 // itemsize

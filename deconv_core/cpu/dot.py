@@ -20,9 +20,46 @@ from .launch import address, array, call
 from .pack import pack_lanes, pack_source
 from .plan import PLAN, Plan
 from .tasks import add_chunks, block_at, count_workers, positions_of, share
-from .tile import dot
+from .tile import HALF, dot
 
 _VECTOR_BYTES = MACHINE.vector_bytes
+_LANES = MACHINE.dot[0][0]
+
+
+@kernel
+def _across(lanes, step, rest):
+    """Return the streams of the next tile, of `rest` that are left: fewer where these are few."""
+    return HALF if lanes == _LANES and rest <= HALF else step
+
+
+@kernel
+def _place(p, image, group, channel, row, column):
+    """Return where the gradient has a row of the block at (`image`, `row`, `column`)."""
+    of = (image * p.groups + group) * p.result_channels + channel
+    return (of * p.result_h + row) * p.result_w + column
+
+
+@kernel
+def _multiply(
+    a, at, pitch, a_row, packed, offsets, packed_row, rows, count, sums, p, units, first, last,
+    far, far_pitch,
+):  # fmt: skip
+    """Add up the products of some rows of like units' lanes with all streams, tile by tile.
+
+    Meanwhile the lanes that come next are called for: the first is at address `far`, and they are
+    `far_pitch` bytes apart.
+    """
+    lanes, step, streams = units[first, 2], units[first, 4], offsets.size - p.streams
+    for tile in range((streams + step - 1) // step):
+        across = _across(lanes, step, streams - tile * step)
+        for u in range(first, last):
+            before = (u - first) * lanes
+            dot(
+                lanes, across, a, at + before * pitch, pitch, a_row,
+                packed, offsets, tile * step, packed_row, rows, count,
+                sums, units[u, 3] + tile * p.tile_size,
+                far + (before + min(tile, lanes - 1)) * far_pitch,
+            )  # fmt: skip
 
 
 @kernel
@@ -33,15 +70,15 @@ def _plain(x, dy, sums, p, units, begin, end, chunk, offsets):
         length = min(p.columns, column + p.block_columns) - column
         for i in range(min(p.images, p.batch - image)):
             for u in range(begin, end):
-                group, first, lanes, step = units[u, 0], units[u, 1], units[u, 2], units[u, 4]
+                group, first = units[u, 0], units[u, 1]
                 of = (image + i) * p.groups + group
                 source = x[of * p.source_channels * p.columns + column :]
                 at = (of * p.result_channels + first) * p.columns + column
-                for tile in range((p.source_channels + step - 1) // step):
-                    dot(
-                        lanes, dy, at, p.columns, source, offsets, tile * step, length,
-                        sums, units[u, 3] + tile * p.tile_size,
-                    )  # fmt: skip
+                _multiply(
+                    dy, at, p.columns, 0, source, offsets, 0, 1, length, sums, p, units, u, u + 1,
+                    dy.ctypes.data + (at + units[u, 2] * p.columns) * dy.itemsize,
+                    p.columns * dy.itemsize,
+                )  # fmt: skip
 
 
 @kernel(_nrt=True)  # it allocates
@@ -59,22 +96,58 @@ def _offsets(p, taps):
 
 
 @kernel
-def _run(panel, packed, offsets, p, units, first, last, positions, sums):
-    """Add up the products of one block for a run of like units, whose panels are packed."""
-    width = _VECTOR_BYTES // panel.itemsize
-    length = (positions + width - 1) // width * width
-    lanes, step = units[first, 2], units[first, 4]
-    for tile in range((offsets.size - p.streams + step - 1) // step):
-        for u in range(first, last):
-            dot(
-                lanes, panel, (u - first) * p.lanes_size, p.panel_pitch,
-                packed, offsets, tile * step, length, sums, units[u, 3] + tile * p.tile_size,
+def _add_block(
+    block, begin, end, x, dy, sums, p, read_h, read_w, units, offsets, packed, panel
+):  # fmt: skip
+    """Add up the products of one block, for the units from `begin` to `end`."""
+    image, row, column = block_at(block, p)
+    behind, below, beside = block_at(min(block + 1, p.blocks - 1), p)
+    width, size = _VECTOR_BYTES // dy.itemsize, p.result_h * p.result_w
+    length = (positions_of(p, image, row) + width - 1) // width * width
+    packed_group, first = -1, begin
+    while first < end:  # a run of like units, whose panels stay in the nearest cache
+        group, lanes = units[first, 0], units[first, 2]
+        last = first
+        while (
+            last < min(end, first + p.unit_run)
+            and units[last, 0] == group
+            and units[last, 2] == lanes
+        ):
+            if not p.straight:
+                at = (last - first) * lanes * p.panel_pitch
+                pack_lanes(dy, panel[at:], p, image, row, column, group, units[last, 1], lanes)
+            last += 1
+        if group != packed_group:
+            pack_source(
+                x, packed, p, read_h, read_w, image, row, column, group, 0, p.source_channels
+            )
+            packed_group = group
+        if last < end:
+            far = _place(p, image, units[last, 0], units[last, 1], row, column)
+        else:
+            far = _place(p, behind, units[begin, 0], units[begin, 1], below, beside)
+        far = dy.ctypes.data + far * dy.itemsize
+        if p.straight:
+            _multiply(
+                dy, _place(p, image, group, units[first, 1], row, column), size, p.result_w,
+                packed, offsets, p.pitch, min(p.block_rows, p.rows - row),
+                min(p.block_columns, p.columns - column), sums, p, units, first, last,
+                far, size * dy.itemsize,
             )  # fmt: skip
+        else:
+            _multiply(
+                panel, 0, p.panel_pitch, 0, packed, offsets, 0, 1, length, sums, p, units,
+                first, last, far, size * dy.itemsize,
+            )  # fmt: skip
+        first = last
 
 
-@kernel(inline="always")
-def _chunk(chunk, begin, end, x, dy, partial, p, read_h, read_w, taps, units, scratch):
-    """Add up one chunk of blocks, for the units from `begin` to `end`, in `partial`."""
+@kernel(_nrt=True)  # it allocates
+def _chunk(chunk, begin, end, x, dy, partial, p, read_h, read_w, taps, units, scratch, fresh):
+    """Add up one chunk of blocks, for the units from `begin` to `end`, in `partial`.
+
+    With `fresh` 1, not 0, what lies in `scratch` may be anything.
+    """
     packed, panel = scratch[: p.packed_size], scratch[p.packed_size :]
     offsets = _offsets(p, taps)
     sums = partial[chunk]
@@ -82,43 +155,28 @@ def _chunk(chunk, begin, end, x, dy, partial, p, read_h, read_w, taps, units, sc
     if p.plain:
         _plain(x, dy, sums, p, units, begin, end, chunk, offsets)
         return
-    packed[:] = 0  # so that what packing leaves as it is cannot be a NaN
+    if fresh or p.images > 1:  # where the last block may have fewer
+        packed[:] = 0  # so that what packing leaves as it is cannot be a NaN
     for block in range(chunk * p.blocks // p.chunks, (chunk + 1) * p.blocks // p.chunks):
-        image, row, column = block_at(block, p)
-        positions, packed_group = positions_of(p, image, row), -1
-        first = begin
-        while first < end:  # a run of like units, whose panels stay in the nearest cache
-            group, lanes = units[first, 0], units[first, 2]
-            last = first
-            while (
-                last < min(end, first + p.unit_run)
-                and units[last, 0] == group
-                and units[last, 2] == lanes
-            ):
-                at = (last - first) * p.lanes_size
-                pack_lanes(dy, panel[at:], p, image, row, column, group, units[last, 1], lanes)
-                last += 1
-            if group != packed_group:
-                pack_source(
-                    x, packed, p, read_h, read_w, image, row, column, group, 0, p.source_channels
-                )
-                packed_group = group
-            _run(panel, packed, offsets, p, units, first, last, positions, sums)
-            first = last
+        _add_block(block, begin, end, x, dy, sums, p, read_h, read_w, units, offsets, packed, panel)
 
 
 @kernel
-def _write_unit(dw, sums, p, units, u):
+def _write_unit(dw, sums, p, tap_kernel, units, u):
     """Write one unit's sums, which lie tile by tile, into the weight gradient."""
-    group, first, lanes, at, step = units[u, 0], units[u, 1], units[u, 2], units[u, 3], units[u, 4]
-    base = group * p.result_channels + first
-    streams = p.source_channels * p.kernel
+    group, first, lanes, step = units[u, 0], units[u, 1], units[u, 2], units[u, 4]
     for lane in range(lanes):
-        to, place = (base + lane) * streams, at + lane * step
-        for stream in range(0, streams, step):
-            for j in range(min(step, streams - stream)):
-                dw[to + stream + j] = sums[place + j]
-            place += p.tile_size
+        to = (group * p.result_channels + first + lane) * p.source_channels * p.kernel
+        tile, rest, within = units[u, 3], p.source_channels * p.kernel, 0
+        across = _across(lanes, step, rest)
+        for channel in range(p.source_channels):
+            for tap in range(p.kernel):
+                if within == across:
+                    tile, rest, within = tile + p.tile_size, rest - across, 0
+                    across = _across(lanes, step, rest)
+                place = to + channel * p.kernel + tap_kernel[tap]
+                dw[place] = sums[tile + lane * across + within]
+                within += 1
 
 
 @kernel(_nrt=True)  # it allocates
@@ -130,11 +188,15 @@ def _worker(worker, workers, x, dy, partial, plan, tables, scratch):
     units = tables[p.units_begin : p.units_end].reshape(-1, 6)
     count = units.shape[0]
     task, end = share(worker, workers, p.chunks * count)
+    fresh = 1
     while task < end:
         chunk, unit = divmod(task, count)
         last = min(count, unit + end - task)
-        _chunk(chunk, unit, last, x, dy, partial, p, read_h, read_w, taps, units, scratch[worker])
-        task += last - unit
+        _chunk(
+            chunk, unit, last, x, dy, partial, p, read_h, read_w, taps, units, scratch[worker],
+            fresh,
+        )  # fmt: skip
+        task, fresh = task + last - unit, 0
 
 
 @kernel
@@ -143,7 +205,8 @@ def _finish_unit(u, partial, dw, plan, tables):
     p = plan[0]
     units = tables[p.units_begin : p.units_end].reshape(-1, 6)
     add_chunks(partial, units[u, 3], units[u, 3] + units[u, 5])
-    _write_unit(dw, partial[0], p, units, u)
+    tap_kernel = tables[p.tap_kernel_begin : p.tap_kernel_end]
+    _write_unit(dw, partial[0], p, tap_kernel, units, u)
 
 
 def _launch(run, finish, x, dy, dw, plan, tables, partial, scratch, workers):

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..geometry import ConvGeometry, ceil_div
 from ..sweep import Sweep, adjoint_sweep, forward_sweep, trimmed
-from .blocking import covered, line_stride
+from .blocking import covered, covered_streams, line_stride
 from .config import (
     CHUNK_ROWS,
     COLUMN_BYTES,
@@ -113,10 +113,12 @@ def _phases(rows: Sweep, columns: Sweep) -> tuple[np.ndarray, np.ndarray]:
 def made_by_dot(plan: Plan) -> float:
     """Return the products that a weight gradient's tiles make; their last sums cost some, too."""
     p, width = plan.numbers[0], MACHINE.vector_bytes // plan.itemsize
-    streams = p["source_channels"] * p["kernel"]
-    each = sum(unit[2] * ceil_div(streams, unit[4]) * unit[4] for unit in plan.units)
-    lengths = Counter(chain.from_iterable(plan.runs()))
-    vectors = sum(times * (ceil_div(n, width) + SUMS_COST) for n, times in lengths.items())
+    streams = int(p["source_channels"] * p["kernel"])
+    tiles = [(int(unit[2]), int(unit[4])) for unit in plan.units]
+    each = sum(lanes * covered_streams(streams, lanes, across) for lanes, across in tiles)
+    lengths = Counter(chain.from_iterable(plan.runs(1)))
+    vectors = sum(times * ceil_div(n, width) for n, times in lengths.items())
+    vectors += SUMS_COST * sum(map(len, plan.runs()))
     return float(each * width * vectors)
 
 

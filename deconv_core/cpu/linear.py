@@ -45,10 +45,15 @@ def _dot_rows(x, w, y, out, units, first, last):
             o, lanes, streams = units[u, 0], units[u, 1], units[u, 2]
             offsets = np.empty(streams, np.int64)
             for n in range(0, batch, streams):
+                ahead = o + lanes + min(n // streams, lanes - 1)  # called for
                 for j in range(streams):
                     offsets[j] = min(n + j, batch - 1) * features + begin
                 sums[:] = 0
-                dot(lanes, w, o * features + begin, features, x, offsets, 0, whole, sums, 0)
+                dot(
+                    lanes, streams, w, o * features + begin, features, 0,
+                    x, offsets, 0, 0, 1, whole, sums, 0,
+                    w.ctypes.data + (ahead * features + begin) * w.itemsize,
+                )  # fmt: skip
                 for j in range(min(streams, batch - n)):
                     for i in range(lanes):
                         total = sums[i * streams + j]

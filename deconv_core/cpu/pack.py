@@ -170,19 +170,27 @@ def pack_source(x, packed, p, read_h, read_w, image, row, column, group, first, 
 
 @kernel
 def pack_lanes(dy, panel, p, image, row, column, group, first, lanes):
-    """Pack the result channels of a unit at the packed source's pitch, zero between the rows."""
-    panel[: lanes * p.panel_pitch] = 0
-    rows = min(p.block_rows, p.result_h - row)
-    width = min(p.block_columns, p.result_w - column)
-    if p.pitch == width == p.result_w:  # rows lie side by side in both
-        rows, width = 1, rows * width
+    """Pack the result channels of a unit at the packed source's pitch, zero between the rows.
+
+    Rows are written as `pack_source` does it; behind the last lane there is room for a vector.
+    """
+    rows, images = min(p.block_rows, p.result_h - row), min(p.images, p.batch - image)
+    width, pitch, apart = min(p.block_columns, p.result_w - column), p.pitch, p.image_rows * p.pitch
+    length = (images - 1) * apart + rows * pitch
+    if pitch == width == p.result_w:  # rows lie side by side in both
+        rows, width, pitch = 1, rows * width, rows * pitch
+    length += -length % (_VECTOR_BYTES // dy.itemsize)
     for lane in range(lanes):
-        for i in range(min(p.images, p.batch - image)):
+        for i in range(images):
             of = ((image + i) * p.groups + group) * p.result_channels + first + lane
+            start = (of * p.result_h + row) * p.result_w + column
+            until = length if i + 1 == images else (i + 1) * apart
             for q in range(rows):
-                at = lane * p.panel_pitch + (i * p.image_rows + q) * p.pitch
-                start = (of * p.result_h + row + q) * p.result_w + column
-                copy(panel, at, dy, start, width, dy.dtype.type(0))
+                at = i * apart + q * pitch
+                count = until - at if q + 1 == rows else pitch
+                window(
+                    panel, lane * p.panel_pitch + at, dy, start + q * p.result_w, 0, count, width, 0
+                )
 
 
 @kernel(inline="always")

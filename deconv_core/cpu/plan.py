@@ -36,7 +36,7 @@ _FIELDS = (
     "panel_pitch packed_size panel_size unit_panel phase_rows "
     "weight_size scratch_size "  # all units' weights (or sums), one worker's workspace
     "kernel w_lane w_channel streams tile_size lanes_size unit_run "  # weights and their sums
-    "plain straight "  # whether tiles write the result: all of them, or those of so many vectors
+    "plain straight "  # whether tiles write the result: all, or those of so many vectors
     "joint "  # write phases that are lanes of one tile
     "tile tile_h points_h panel_plane line_pitch lines_size weight_gap "  # Winograd's tiles
     "phases_h phases_w folds_h folds_w "  # read phases, dilated passes that are folded
@@ -89,8 +89,8 @@ class Plan:
         """Return the runs of positions that each block computes.
 
         With `vectors`, they are those of tiles of so many, which may write rows straight into the
-        result. Without, they are those of a panel, whose last of a picture may be shorter, or of a
-        1x1 convolution.
+        result; with one, those of a weight gradient, which may read rows as they lie. Without, they
+        are those of a panel, whose last of a picture may be shorter, or of a 1x1 convolution.
         """
         p = self.numbers[0]
         if p["tile"]:
@@ -237,6 +237,9 @@ def _finish(
     numbers["weight_size"], numbers["scratch_size"] = size, scratch
     rows, columns = sweeps
     taps, kernel, starts = tap_tables(rows, columns, numbers)
+    if work.dot:  # those of a phase follow one another: they read the same
+        order = np.argsort(taps)
+        taps, kernel = taps[order], kernel[order]
     corners = np.empty(0, np.int64)
     if numbers["tile"]:
         product, corners = products((work.rows, work.columns), sweeps)
@@ -287,6 +290,15 @@ def spread_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Plan:
     return _finish(geometry, shape, work, numbers, sweeps, units, line_stride(at, itemsize))
 
 
+def _rows_as_they_lie(work: Pass, numbers: dict[str, int]) -> int:
+    """Return whether a weight gradient's tiles read the lanes' rows where they lie.
+
+    They do where these are whole vectors; packed ones run on, with zeros in between.
+    """
+    aligned = numbers["block_columns"] % work.width == work.columns.count % work.width == 0
+    return 1 if aligned and numbers["images"] == 1 and not numbers["plain"] else 0
+
+
 @lru_cache(maxsize=512)
 def dot_plan(geometry: ConvGeometry, itemsize: int) -> Plan:
     """Plan a weight gradient: its source is the convolution's input, its lanes the output's."""
@@ -313,8 +325,9 @@ def dot_plan(geometry: ConvGeometry, itemsize: int) -> Plan:
     most = max(1, result // MACHINE.dot[0][0])
     near = LANES_BYTES // (numbers["lanes_size"] * itemsize)
     numbers["unit_run"] = max(1, min(near, most))
-    size = line_stride(numbers["lanes_size"] * numbers["unit_run"], itemsize)
-    numbers["panel_size"] = 0 if numbers["plain"] else size
+    size = line_stride(numbers["lanes_size"] * numbers["unit_run"] + width, itemsize)
+    numbers["straight"] = _rows_as_they_lie(work, numbers)
+    numbers["panel_size"] = 0 if numbers["plain"] or numbers["straight"] else size
     most = max(1, min(MAX_CHUNKS, PARTIAL_BYTES // (at * itemsize)))
     numbers["chunks"] = min(most, numbers["blocks"])
     return _finish(geometry, geometry.weight_shape, work, numbers, sweeps, units, at)

@@ -86,7 +86,10 @@ def _straight(packed, weights, bias, y, p, taps, image, row, column, group, firs
 def _pack(block, x, packed, p, read_h, read_w, group, channel, channels, lines):
     """Pack some source channels of one block, from `channel` on: by tiles always all of them."""
     if p.tile:
-        pack_tiles(x, packed, p, block * p.positions, group, 0, p.source_channels, lines)
+        pack_tiles(
+            x, packed, p, 0, p.phases_h // p.points_h, block * p.positions, group, 0,
+            p.source_channels, lines,
+        )  # fmt: skip
         return
     image, row, column = block_at(block, p)
     pack_source(x, packed, p, read_h, read_w, image, row, column, group, channel, channels)

@@ -22,6 +22,7 @@ from .config import MACHINE
 from .jit import kernel
 from .launch import address, array, call
 from .plan import PLAN
+from .rows import prefetch
 from .tasks import add_chunks, share
 from .tile import spread
 from .tilegradplan import LANES, VECTORS, TileGradPlan
@@ -34,17 +35,23 @@ _VECTOR_BYTES = MACHINE.vector_bytes
 
 @kernel
 def _pack_columns(x, columns, packed, p, start, count, group, first, last, places, lines):
-    """Transform some source channels of `count` tiles into (plane, tile, channel)."""
+    """Transform some source channels of `count` tiles into (plane, tile, channel).
+
+    A vector of channels and a row phase at a time, so that what is transposed is still near.
+    """
     width = _VECTOR_BYTES // x.itemsize
     block = VECTORS * width
-    pack_tiles(x, packed, p, start, group, first, last, lines)
-    for plane in range(p.phases_h * p.phases_w):
-        for channel in range(0, last - first, width):
-            transpose(
-                columns, plane * p.positions * block + channel, places, 0,
-                packed, plane * p.phase_plane + channel * p.plane, p.plane,
-                min(width, last - first - channel), count, 1,
-            )  # fmt: skip
+    planes = p.points_h * p.phases_w
+    for channel in range(first, last, width):
+        until = min(last, channel + width)
+        for phase_h in range(p.phases_h // p.points_h):
+            pack_tiles(x, packed, p, phase_h, 1, start, group, channel, until, lines)
+            for plane in range(planes):
+                at = (phase_h * planes + plane) * p.positions * block + channel - first
+                transpose(
+                    columns, at, places, 0, packed, plane * p.phase_plane, p.plane,
+                    until - channel, count, 1,
+                )  # fmt: skip
 
 
 @kernel
@@ -71,6 +78,7 @@ def _multiply(lanes, columns, sums, p, reads, writes, none, taps, pair, begin, e
     for tap in range(reads.size):
         for unit in range(begin, end):
             at = ((pair * p.tiles + unit) * reads.size + tap) * LANES * block
+            prefetch(sums, at, LANES * block)
             spread(
                 LANES, block, lanes, (writes[tap] * p.tiles + unit) * p.positions * LANES,
                 columns, reads[tap] * p.positions * block, block, count, taps, 0, 1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -10,15 +11,17 @@ from ..geometry import ConvGeometry, ceil_div
 from ..sweep import forward_sweep
 from .blocking import line_stride
 from .config import (
+    GRAD_BLOCK,
     GRAD_RESULT,
     GRAD_SHARE,
     GRAD_TASKS,
+    GRAD_TILES_BYTES,
     GRAD_WEIGHT,
     MACHINE,
     MAX_CHUNKS,
     PARTIAL_BYTES,
+    SUM_TERMS,
     TILE_LANES_BYTES,
-    TILES_BYTES,
 )
 from .plan import record, sweep_numbers
 from .tiling import fit_tiles, products, transforms_cost
@@ -49,6 +52,20 @@ class TileGradPlan:
     tasks: int
 
 
+def _run(total: int, chunks: int, runs: range) -> int:
+    """Return how many tiles a block has: the number that makes the longest chunk the shortest.
+
+    What it costs to add a block's products to the sums is counted in tiles.
+    """
+
+    def longest(run: int) -> int:
+        blocks, each = ceil_div(total, run), GRAD_BLOCK * (1 + ceil_div(run, SUM_TERMS))
+        ends = [chunk * blocks // chunks for chunk in range(chunks + 1)]
+        return max(min(total, b * run) - a * run + (b - a) * each for a, b in pairwise(ends))
+
+    return min(runs, key=lambda run: (longest(run), -run))
+
+
 def tile_grad_plan(geometry: ConvGeometry, itemsize: int) -> TileGradPlan | None:
     """Plan a weight gradient by tiles; None if it cannot be, or another way is cheaper."""
     sweeps = forward_sweep(geometry.rows), forward_sweep(geometry.cols)
@@ -73,16 +90,16 @@ def tile_grad_plan(geometry: ConvGeometry, itemsize: int) -> TileGradPlan | None
     if cost > GRAD_SHARE * geometry.macs or made * geometry.groups * itemsize > PARTIAL_BYTES:
         return None
 
-    most, step = TILES_BYTES // (read * block * itemsize), tiling.step(width)
-    most = min(most, TILE_LANES_BYTES // (planes * units * LANES * itemsize), total + step - 1)
-    if step > max(width, most):
+    step = tiling.step(width)
+    most = min(TILE_LANES_BYTES // (planes * units * LANES * itemsize), total + step - 1)
+    few, many = (min(most, room // (read * block * itemsize)) for room in GRAD_TILES_BYTES)
+    if step > max(width, few):
         return None
-    blocks, each = ceil_div(total, max(1, most // step) * step), geometry.groups * parts * units
+    blocks, each = ceil_div(total, max(1, few // step) * step), geometry.groups * parts * units
     size = each * count * LANES * block
     chunks = min(blocks, MAX_CHUNKS, ceil_div(GRAD_TASKS, each))
     chunks = max(1, min(chunks, PARTIAL_BYTES // (size * itemsize)))
-    blocks = ceil_div(blocks, chunks) * chunks  # as many in each chunk, or nearly
-    run = ceil_div(ceil_div(total, blocks), step) * step
+    run = _run(total, chunks, range(step, max(step, many) + 1, step))
     blocks = ceil_div(total, run)
     chunks = min(chunks, blocks)
     pitch = line_stride(run + width, itemsize)
@@ -92,13 +109,13 @@ def tile_grad_plan(geometry: ConvGeometry, itemsize: int) -> TileGradPlan | None
         "kernel": geometry.rows.kernel * geometry.cols.kernel,
         "positions": run, "blocks": blocks, "chunks": chunks,
         "tiles": units, "column_blocks": parts, "weight_size": size,
-        "plane": pitch, "phase_plane": line_stride(min(source, block) * pitch, itemsize),
+        "plane": pitch, "phase_plane": line_stride(min(source, width) * pitch, itemsize),
         "panel_pitch": pitch, "panel_plane": line_stride(LANES * pitch, itemsize),
         "line_pitch": line_pitch, "lines_size": line_pitch * lines + 2 * width,
         "columns_size": line_stride(read * run * block, itemsize),
         "lanes_size": line_stride(planes * units * run * LANES, itemsize),
     }  # fmt: skip
-    numbers["packed_size"] = read * numbers["phase_plane"]
+    numbers["packed_size"] = tiling.points * len(columns.read_phases) * numbers["phase_plane"]
     numbers["panel_size"] = planes * numbers["panel_plane"]
     names = ("columns", "lanes", "packed", "panel", "lines")
     numbers["scratch_size"] = sum(numbers[f"{name}_size"] for name in names)

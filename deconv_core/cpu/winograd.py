@@ -187,12 +187,12 @@ def _part(p, at, end):
 
 
 @kernel
-def pack_tiles(x, packed, p, start, group, first, last, lines):
-    """Transform the block of tiles that begins with tile `start`.
+def pack_tiles(x, packed, p, phase, phases, start, group, first, last, lines):
+    """Transform the block of tiles that begins with tile `start`, of `phases` row phases.
 
-    `packed` becomes (row phase and product, column phase and product, channel, tile) of the source
-    channels from `first` to `last`, with zeros behind the last tile. While a channel is packed, the
-    next one's rows are called for.
+    They are those from `phase` on. `packed` becomes (row phase and product, column phase and
+    product, channel, tile) of the source channels from `first` to `last`, with zeros behind the
+    last tile. While a channel is packed, the next one's rows are called for.
     """
     points, tile, tile_h, line = p.points_h, p.tile, p.tile_h, p.line_pitch
     size, folds, planes = p.source_h * p.source_w, p.folds_w, p.folds_w * p.phases_w // 4
@@ -202,32 +202,32 @@ def pack_tiles(x, packed, p, start, group, first, last, lines):
     apart = columns if folds > 1 else 4 * p.phase_plane  # of the phases, or of the folds
     end = min(start + p.positions, p.batch * p.rows * p.columns)
     for channel in range(first, last):
-        for phase_h in range(p.phases_h // points):
-            at, place = start, phase_h * points * p.phases_w * p.phase_plane
+        for row_phase in range(phases):
+            at, place = start, row_phase * points * p.phases_w * p.phase_plane
             while at < end:
                 image, fold, row, column, bottom, until = _part(p, at, end)
                 left, width = (column, min(columns, until - at)) if row == bottom else (0, columns)
                 picture = ((image * p.groups + group) * p.source_channels + channel) * size
-                top = step_h * tile_h * row + p.read_base_h + phase_h + fold
+                top = step_h * tile_h * row + p.read_base_h + phase + row_phase + fold
                 begin, rows = parts * left + p.read_base_w, tile_h * (bottom - row) + points
                 deal_rows(
                     parts, lines, 0, pitch, line,
                     x, picture, p.source_h, p.source_w, top, step_h, begin, rows, width + 1,
-                    size if channel + 1 < last else 0,
+                    size if channel + 1 < p.source_channels else 0,
                 )  # fmt: skip
                 deep, line_at = 0, column - left
                 while at < until:
                     count = min(columns - column, until - at)
-                    for phase in range(planes):
-                        to = place + (channel - first) * p.plane + phase * apart + at - start
+                    for plane in range(planes):
+                        to = place + (channel - first) * p.plane + plane * apart + at - start
                         _source(
                             points, tile, packed, to, across, p.phase_plane,
-                            lines, line_at + phase * line, pitch, step_w * line, count,
+                            lines, line_at + plane * line, pitch, step_w * line, count,
                         )  # fmt: skip
                     at, column, deep = at + count * folds, 0, deep + 1
                     line_at = deep * tile_h * pitch
         if end - start < p.positions:
-            for k in range(p.phases_h * p.phases_w):
+            for k in range(phases * points * p.phases_w):
                 row = k * p.phase_plane + (channel - first) * p.plane
                 packed[row + end - start : row + p.positions] = 0
 
