@@ -19,7 +19,7 @@ from unittest import mock
 import numpy as np
 
 from deconv_core.cpu import batchplan, conv, gemmplan, linear, tilegradplan
-from deconv_core.cpu.batchplan import BatchGradPlan, BatchPlan
+from deconv_core.cpu.batchplan import BatchDotPlan, BatchGradPlan, BatchPlan
 from deconv_core.cpu.blocking import covered
 from deconv_core.cpu.config import MACHINE
 from deconv_core.cpu.conv import choose, choose_grad
@@ -138,6 +138,18 @@ def _of_batch_sums(geometry: ConvGeometry, plan: BatchGradPlan, itemsize: int) -
     return Launch("weight gradient", geometry, loads, cut, plan.workers)
 
 
+def _of_batch_dots(geometry: ConvGeometry, plan: BatchDotPlan) -> Launch:
+    """Return the launch of a weight gradient whose vectors are images."""
+    p = plan.numbers[0]
+    chunks, streams = int(p["chunks"]), int(p["source_channels"] * p["kernel"])
+    ends = [chunk * int(p["blocks"]) // chunks for chunk in range(chunks + 1)]
+    each = int(p["rows"] * p["positions"])
+    units = [int(u[2]) * ceil_div(streams, int(u[4])) * int(u[4]) * each for u in plan.units]
+    loads = tuple((b - a) * unit for a, b in pairwise(ends) for unit in units)
+    cut = f"{chunks} chunks x {len(units)} tiles of channels"
+    return Launch("weight gradient", geometry, loads, cut, plan.workers)
+
+
 def _of_tiles(geometry: ConvGeometry, plan: TileGradPlan, itemsize: int) -> Launch:
     """Return the launch of a weight gradient by Winograd's tiles."""
     p, block = plan.numbers[0], tilegradplan.VECTORS * (MACHINE.vector_bytes // itemsize)
@@ -173,6 +185,8 @@ def of_plan(kind: str, geometry: ConvGeometry, itemsize: int) -> Launch | None:
         return _of_batches(kind, geometry, plan, itemsize)
     if isinstance(plan, BatchGradPlan):
         return _of_batch_sums(geometry, plan, itemsize)
+    if isinstance(plan, BatchDotPlan):
+        return _of_batch_dots(geometry, plan)
     if isinstance(plan, TileGradPlan):
         return _of_tiles(geometry, plan, itemsize)
     if isinstance(plan, WidePlan):

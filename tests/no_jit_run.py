@@ -14,6 +14,7 @@ from scripts import load
 from deconv_core import functional as F
 from deconv_core import geometry, reference
 from deconv_core.cpu import (
+    batchdot,
     batchgrad,
     batchwise,
     conv,
@@ -115,7 +116,7 @@ def loads(rng: np.random.Generator) -> None:
 
     def dot_tile(*given: Any) -> None:
         nonlocal made
-        made += given[0] * dict(MACHINE.dot)[given[0]] * given[7]
+        made += given[0] * dict(MACHINE.dot)[given[0]] * given[7] * given[8]
         tile.dot(*given)
 
     cases: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
@@ -143,6 +144,7 @@ def loads(rng: np.random.Generator) -> None:
                 mock.patch.object(gemmgrad, "spread", spread_tile),
                 mock.patch.object(tilegrad, "spread", spread_tile),
                 mock.patch.object(widegrad, "spread", spread_tile),
+                mock.patch.object(batchdot, "dot", dot_tile),
                 mock.patch.object(dot, "dot", dot_tile),
             )
             with ExitStack() as stack:

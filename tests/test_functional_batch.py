@@ -15,7 +15,7 @@ from test_functional_gemm import check
 from deconv_core import functional as F
 from deconv_core import geometry, reference
 from deconv_core.cpu import batchplan, config
-from deconv_core.cpu.batchplan import batch_grad_plan, batch_plan
+from deconv_core.cpu.batchplan import BatchDotPlan, BatchGradPlan, batch_grad_plan, batch_plan
 
 pytestmark = pytest.mark.usefixtures("junk")
 SETTINGS = settings(
@@ -23,9 +23,10 @@ SETTINGS = settings(
 )
 
 
-@pytest.fixture
-def batches() -> Iterator[None]:
-    """Run passes with images innermost wherever they can be."""
+@pytest.fixture(params=[0, 1e9])
+def batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run passes with images innermost wherever they can be, weight gradients in both ways."""
+    monkeypatch.setattr(batchplan, "SUMMED_COST", request.param)
     calls.batch(True)
     yield
     calls.choose_as_usual()
@@ -98,7 +99,7 @@ def test_many_pictures(
     [
         ((64, 64, 7, 7), (64, 32, 3, 3), (2, 1, 1), [True, True, True]),
         ((64, 512, 4, 4), (512, 256, 4, 4), (2, 1), [True, True, True]),
-        ((64, 56, 10, 10), (56, 1, 9, 9), (2, 4, 1), [False, True, False]),
+        ((64, 56, 10, 10), (56, 1, 9, 9), (2, 4, 1), [False, True, True]),
         ((8, 64, 7, 7), (64, 32, 3, 3), (2, 1, 1), [False, False, False]),
         ((64, 64, 28, 28), (64, 32, 3, 3), (2, 1, 1), [False, False, False]),
         ((64, 256, 8, 8), (256, 128, 5, 5), (2, 2, 1), [False, False, True]),
@@ -110,3 +111,10 @@ def test_many_small_pictures_have_images_innermost(
     shape = geometry.conv_transpose(x_shape, w_shape, *options)
     plans = batch_plan(shape, True, 4), batch_plan(shape, False, 4), batch_grad_plan(shape, 4)
     assert [plan is not None for plan in plans] == passes
+
+
+def test_source_channels_are_vectors_where_they_fill_them() -> None:
+    wide = geometry.conv_transpose((64, 512, 4, 4), (512, 256, 4, 4), 2, 1)
+    narrow = geometry.conv_transpose((64, 56, 10, 10), (56, 1, 9, 9), 2, 4, 1)
+    assert isinstance(batch_grad_plan(wide, 4), BatchGradPlan)
+    assert isinstance(batch_grad_plan(narrow, 4), BatchDotPlan)

@@ -25,16 +25,21 @@ from .config import (
     BATCH_PIXELS,
     BATCH_SHARE,
     BATCH_TASKS,
+    BATCH_TERMS,
     GRAD_BATCH,
     GRAD_TASKS,
     MACHINE,
+    MAX_CHUNKS,
     PART_PIXELS,
+    PARTIAL_BYTES,
     SHARED_MACS,
+    SUMMED_COST,
+    SUMS_COST,
     TABLE_PIXELS,
     TRANSPOSE_COST,
 )
 from .gemmplan import gemm_grad_plan, gemm_plan, made_by_dot, made_by_spread, workers_for
-from .plan import dot_plan, record, spread_plan, sweep_numbers, tap_tables
+from .plan import Plan, dot_plan, record, spread_plan, sweep_numbers, tap_tables
 
 LANES, VECTORS = MACHINE.spread[0]  # of the tile with the most lanes
 _NEVER = 1 << 60  # an end (transpose.py) that is not reached
@@ -92,6 +97,29 @@ class BatchGradPlan:
     source_at: np.ndarray
     grad_at: np.ndarray
     runs: np.ndarray
+    workers: int
+
+
+@dataclass(frozen=True)
+class BatchDotPlan:
+    """The same of a weight gradient by `dot`.
+
+    Attributes
+    ----------
+    shape : of the result
+    numbers : structured array of one `PLAN` record
+    source_at, grad_at : int64, for `transpose`, where a channel's pixels go, and those of lanes
+    taps : int64, offset of each tap of the kernel into a packed channel
+    units : (n, 6), int64, as in another plan
+    workers : how many threads are worth waking for the tasks, at most
+    """
+
+    shape: tuple[int, ...]
+    numbers: np.ndarray
+    source_at: np.ndarray
+    grad_at: np.ndarray
+    taps: np.ndarray
+    units: np.ndarray
     workers: int
 
 
@@ -326,10 +354,62 @@ def _inside(sweep: Sweep) -> list[tuple[int, int, int]]:
     return found
 
 
-def batch_grad_plan(geometry: ConvGeometry, itemsize: int) -> BatchGradPlan | None:
+def _made_by_images(geometry: ConvGeometry, direct: Plan) -> float:
+    """Return the products of a weight gradient by `dot`, its last sums counted in."""
+    p, width = direct.numbers[0], MACHINE.vector_bytes // direct.itemsize
+    streams, positions = p["source_channels"] * p["kernel"], geometry.rows.out * geometry.cols.out
+    if positions > BATCH_TERMS:
+        return math.inf
+    each = sum(unit[2] * ceil_div(streams, unit[4]) * unit[4] for unit in direct.units)
+    return float(each * ceil_div(geometry.batch, width) * width * (positions + SUMS_COST))
+
+
+def _dot_plan(geometry: ConvGeometry, direct: Plan) -> BatchDotPlan:
+    """Plan a weight gradient by `dot`, in the units of `direct`: a block is a vector of images.
+
+    The source has a halo. What no tap reads of it goes to a pixel of its own behind it.
+    """
+    rows, columns = forward_sweep(geometry.rows), forward_sweep(geometry.cols)
+    itemsize, old = direct.itemsize, direct.numbers[0]
+    images, positions = MACHINE.vector_bytes // itemsize, rows.count * columns.count
+    pitch = columns.count + columns.reach
+    phase_plane = (rows.count + rows.reach) * pitch
+    phases = len(rows.read_phases) * len(columns.read_phases)
+    offsets, kernel, _ = tap_tables(rows, columns, {"phase_plane": phase_plane, "pitch": pitch})
+    places = np.full((rows.source, columns.source), phases * phase_plane)
+    for i, j in np.ndindex(len(rows.read_phases), len(columns.read_phases)):
+        for q, r in np.ndindex(rows.count + rows.reach, columns.count + columns.reach):
+            h, w = _source_of(rows, q, i, 0), _source_of(columns, r, j, 0)
+            if 0 <= h < rows.source and 0 <= w < columns.source:
+                phase = i * len(columns.read_phases) + j
+                places[h, w] = phase * phase_plane + q * pitch + r
+    plane = line_stride((phases * phase_plane + 1) * images, itemsize)
+    line, lanes = line_stride(positions * images, itemsize), MACHINE.dot[0][0]
+    grad_at = line * np.arange(lanes)[:, None] + images * np.arange(positions)
+    blocks, source = ceil_div(geometry.batch, images), int(old["source_channels"])
+    most = max(1, min(MAX_CHUNKS, PARTIAL_BYTES // (direct.weight_size * itemsize)))
+    kept = "groups", "source_channels", "result_channels", "kernel", "streams", "tile_size"
+    numbers = {name: int(old[name]) for name in kept} | {
+        "images": images, "blocks": blocks, "chunks": ceil_div(blocks, ceil_div(blocks, most)),
+        "pitch": pitch * images, "positions": columns.count * images, "plane": plane,
+        "panel_pitch": line, "lanes_size": lanes * line,
+        "packed_size": line_stride(source * plane, itemsize), "weight_size": direct.weight_size,
+    }  # fmt: skip
+    numbers["scratch_size"] = numbers["packed_size"] + numbers["lanes_size"]
+    return BatchDotPlan(
+        geometry.weight_shape,
+        record(sweep_numbers(geometry.batch, rows, columns) | numbers),
+        _places(places.ravel() * images, 0, _NEVER), _places(grad_at, 0, _NEVER),
+        offsets[np.argsort(kernel)] * images, direct.units,
+        workers_for(geometry, numbers["chunks"] * len(direct.units)),
+    )  # fmt: skip
+
+
+def batch_grad_plan(geometry: ConvGeometry, itemsize: int) -> BatchGradPlan | BatchDotPlan | None:
     """Plan a weight gradient; None if another is cheaper.
 
-    Its lanes are result channels, its vectors source channels, its sums over pixels and images.
+    Its lanes are result channels, its vectors source channels, its sums over pixels and images. Or
+    its vectors are images, added up at the end.
     """
     rows, columns = forward_sweep(geometry.rows), forward_sweep(geometry.cols)
     source, result = (
@@ -348,12 +428,16 @@ def batch_grad_plan(geometry: ConvGeometry, itemsize: int) -> BatchGradPlan | No
     units, panel = geometry.groups * sources * lanes, kernel * LANES * block
     made = units * LANES * block * geometry.batch
     made *= sum(count for _, count, _ in high) * sum(count for _, count, _ in wide)
-    made += _transposed(geometry)
-    rival = made_by_dot(dot_plan(geometry, itemsize))
+    made = int(SUMMED_COST * made) + _transposed(geometry)
+    direct = dot_plan(geometry, itemsize)
+    rival = made_by_dot(direct)
+    by_dot = _made_by_images(geometry, direct) + _transposed(geometry)
     if gemm_grad_plan(geometry, itemsize) is not None:
         rival = min(rival, geometry.macs)
-    if made > BATCH_SHARE[1] * rival:
+    if min(made, by_dot) > BATCH_SHARE[1] * rival:
         return None
+    if by_dot < made:
+        return _dot_plan(geometry, direct)
 
     runs = [
         (

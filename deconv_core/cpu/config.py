@@ -128,3 +128,5 @@ BATCH_TASKS = 16  # blocks are cut into rows until there are so many tasks,
 PART_PIXELS = 64  # of so many results at least
 TABLE_PIXELS = 256  # that are transposed by one table, of several channels where pictures are small
 GRAD_BATCH = 16  # images of a block of a weight gradient
+SUMMED_COST = 1.1  # products of that which one takes, as sums are written after every few
+BATCH_TERMS = 128  # pixels whose products an element of its vectors adds up where these are images

@@ -2,8 +2,8 @@
 
 Each is a plan and a pass that follows it, chosen once for a geometry: depthwise (depthwise.py and,
 for narrow pictures, planes.py), as large as the picture (whole.py), with images innermost
-(batchwise.py, batchgrad.py) or by products of matrices (gemm.py, gemmgrad.py, tilegrad.py,
-widegrad.py) where these are cheaper, or by positions (spread.py, dot.py).
+(batchwise.py, batchgrad.py, batchdot.py) or by products of matrices (gemm.py, gemmgrad.py,
+tilegrad.py, widegrad.py) where these are cheaper, or by positions (spread.py, dot.py).
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import numpy as np
 
 from ..geometry import ConvGeometry
 from ..memory import zeros
+from .batchdot import run_batch_dot
 from .batchgrad import run_batch_grad
-from .batchplan import batch_grad_plan, batch_plan
+from .batchplan import BatchGradPlan, batch_grad_plan, batch_plan
 from .batchwise import run_batchwise
 from .depthplan import is_depthwise, plane_dot_plan, plane_plan
 from .depthwise import run_bands, run_chunks
@@ -72,7 +73,7 @@ def choose_grad(geometry: ConvGeometry, itemsize: int) -> Choice:
         return run_tile_grad, tiled
     batch = batch_grad_plan(geometry, itemsize)
     if batch is not None:
-        return run_batch_grad, batch
+        return run_batch_grad if isinstance(batch, BatchGradPlan) else run_batch_dot, batch
     gemm = gemm_grad_plan(geometry, itemsize)
     if gemm is not None:
         return run_gemm_grad, gemm

@@ -39,13 +39,13 @@ def _plain(x, dy, sums, p, units, begin, end, chunk, offsets):
                 at = (of * p.result_channels + first) * p.columns + column
                 for tile in range((p.source_channels + step - 1) // step):
                     dot(
-                        lanes, dy, at, p.columns, source, offsets, tile * step, length,
+                        lanes, dy, at, p.columns, source, offsets, tile * step, length, 1, 0,
                         sums, units[u, 3] + tile * p.tile_size,
                     )  # fmt: skip
 
 
 @kernel(_nrt=True)  # it allocates
-def _offsets(p, taps):
+def stream_offsets(p, taps):
     """Return where each stream of a weight gradient begins: one for each channel and tap.
 
     Beyond the last stream are some that repeat it, to be dropped.
@@ -68,7 +68,8 @@ def _run(panel, packed, offsets, p, units, first, last, positions, sums):
         for u in range(first, last):
             dot(
                 lanes, panel, (u - first) * p.lanes_size, p.panel_pitch,
-                packed, offsets, tile * step, length, sums, units[u, 3] + tile * p.tile_size,
+                packed, offsets, tile * step, length, 1, 0,
+                sums, units[u, 3] + tile * p.tile_size,
             )  # fmt: skip
 
 
@@ -76,7 +77,7 @@ def _run(panel, packed, offsets, p, units, first, last, positions, sums):
 def _chunk(chunk, begin, end, x, dy, partial, p, read_h, read_w, taps, units, scratch):
     """Add up one chunk of blocks, for the units from `begin` to `end`, in `partial`."""
     packed, panel = scratch[: p.packed_size], scratch[p.packed_size :]
-    offsets = _offsets(p, taps)
+    offsets = stream_offsets(p, taps)
     sums = partial[chunk]
     sums[units[begin, 3] : units[end - 1, 3] + units[end - 1, 5]] = 0
     if p.plain:
@@ -108,7 +109,7 @@ def _chunk(chunk, begin, end, x, dy, partial, p, read_h, read_w, taps, units, sc
 
 
 @kernel
-def _write_unit(dw, sums, p, units, u):
+def write_unit(dw, sums, p, units, u):
     """Write one unit's sums, which lie tile by tile, into the weight gradient."""
     group, first, lanes, at, step = units[u, 0], units[u, 1], units[u, 2], units[u, 3], units[u, 4]
     base = group * p.result_channels + first
@@ -143,7 +144,7 @@ def _finish_unit(u, partial, dw, plan, tables):
     p = plan[0]
     units = tables[p.units_begin : p.units_end].reshape(-1, 6)
     add_chunks(partial, units[u, 3], units[u, 3] + units[u, 5])
-    _write_unit(dw, partial[0], p, units, u)
+    write_unit(dw, partial[0], p, units, u)
 
 
 def _launch(run, finish, x, dy, dw, plan, tables, partial, scratch, workers):

@@ -48,7 +48,9 @@ def _dot_rows(x, w, y, out, units, first, last):
                 for j in range(streams):
                     offsets[j] = min(n + j, batch - 1) * features + begin
                 sums[:] = 0
-                dot(lanes, w, o * features + begin, features, x, offsets, 0, whole, sums, 0)
+                dot(
+                    lanes, w, o * features + begin, features, x, offsets, 0, whole, 1, 0, sums, 0
+                )  # fmt: skip
                 for j in range(min(streams, batch - n)):
                     for i in range(lanes):
                         total = sums[i * streams + j]

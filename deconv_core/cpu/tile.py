@@ -96,14 +96,17 @@ def _spread(
 @intrinsic(prefer_literal=True)
 def _dot(
     typing: Any, lanes: Any, streams: Any, a: Any, a_at: Any, a_pitch: Any, b: Any,
-    offsets: Any, offset_at: Any, length: Any, y: Any, y_at: Any,
+    offsets: Any, offset_at: Any, length: Any, lines: Any, line_pitch: Any, y: Any, y_at: Any,
 ) -> tuple[Any, Callable[..., Any]]:  # fmt: skip
     """Emit `dot` for literal `lanes` and `streams`."""
-    signature = types.void(lanes, streams, a, a_at, a_pitch, b, offsets, offset_at, length, y, y_at)
+    signature = types.void(
+        lanes, streams, a, a_at, a_pitch, b, offsets, offset_at, length, lines, line_pitch, y, y_at
+    )  # fmt: skip
     rows, columns = lanes.literal_value, streams.literal_value
 
     def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
-        _, _, a_, a_at_, a_pitch_, b_, offsets_, offset_at_, length_, y_, y_at_ = values
+        (_, _, a_, a_at_, a_pitch_, b_, offsets_, offset_at_, length_, lines_, line_pitch_,
+         y_, y_at_) = values  # fmt: skip
         emit = Emitter(context, builder, a.dtype)
         first = emit.pointer(a, a_, a_at_)
         lefts = [
@@ -113,12 +116,16 @@ def _dot(
         rights = [emit.pointer(b, b_, builder.load(emit.step(table, j))) for j in range(columns)]
         total = emit.accumulators(rows, columns)
         zero, width = ir.Constant(INDEX, 0), ir.Constant(INDEX, emit.width)
-        with cgutils.for_range_slice(builder, zero, length_, width, inc=True) as (at, _):
-            right = [emit.load(emit.step(pointer, at)) for pointer in rights]
-            for i in range(rows):
-                left = emit.load(emit.step(lefts[i], at))
-                for j in range(columns):
-                    emit.multiply_add(left, right[j], total[i][j])
+        with cgutils.for_range(builder, lines_) as line:
+            left_at = builder.mul(line.index, length_)
+            right_at = builder.mul(line.index, line_pitch_)
+            with cgutils.for_range_slice(builder, zero, length_, width, inc=True) as (at, _):
+                left_place, right_place = builder.add(left_at, at), builder.add(right_at, at)
+                right = [emit.load(emit.step(pointer, right_place)) for pointer in rights]
+                for i in range(rows):
+                    left = emit.load(emit.step(lefts[i], left_place))
+                    for j in range(columns):
+                        emit.multiply_add(left, right[j], total[i][j])
         target = emit.pointer(y, y_, y_at_)
         flat = [builder.load(total[i][j]) for i in range(rows) for j in range(columns)]
         for at in range(0, len(flat), emit.width):
@@ -157,14 +164,14 @@ def _spread_python(
 
 def _dot_python(
     lanes: int, streams: int, a: np.ndarray, a_at: int, a_pitch: int, b: np.ndarray,
-    offsets: np.ndarray, offset_at: int, length: int, y: np.ndarray, y_at: int,
+    offsets: np.ndarray, offset_at: int, length: int, lines: int, line_pitch: int,
+    y: np.ndarray, y_at: int,
 ) -> None:  # fmt: skip
     """Compute `dot` in plain Python."""
-    for i in range(lanes):
-        left = a[a_at + i * a_pitch : a_at + i * a_pitch + length]
-        for j in range(streams):
-            start = offsets[offset_at + j]
-            y[y_at + i * streams + j] += left @ b[start : start + length]
+    for i, j, line in np.ndindex(lanes, streams, lines):
+        left = a_at + i * a_pitch + line * length
+        right = offsets[offset_at + j] + line * line_pitch
+        y[y_at + i * streams + j] += a[left : left + length] @ b[right : right + length]
 
 
 if config.DISABLE_JIT:
@@ -232,18 +239,20 @@ def spread(
 
 
 @kernel
-def dot(lanes, a, a_at, a_pitch, b, offsets, offset_at, length, y, y_at):
+def dot(lanes, a, a_at, a_pitch, b, offsets, offset_at, length, lines, line_pitch, y, y_at):
     """``y[i, j] += sum(a[i * a_pitch + p] * b[offsets[j] + p])`` over positions p < length.
+
+    Over `lines` of so many, which lie one after the other in `a`, `line_pitch` apart in `b`.
 
     Assumptions: `lanes` is in `MACHINE.dot`, and ``j`` runs over the streams that it stands with;
     `length` is a multiple of the vector width; `offsets` are int64, from `offset_at` on; `y` has
     room for ``lanes * streams`` rounded up to whole vectors.
     """
     if lanes == _D0:
-        _dot(_D0, _W0, a, a_at, a_pitch, b, offsets, offset_at, length, y, y_at)
+        _dot(_D0, _W0, a, a_at, a_pitch, b, offsets, offset_at, length, lines, line_pitch, y, y_at)
     elif lanes == _D1:
-        _dot(_D1, _W1, a, a_at, a_pitch, b, offsets, offset_at, length, y, y_at)
+        _dot(_D1, _W1, a, a_at, a_pitch, b, offsets, offset_at, length, lines, line_pitch, y, y_at)
     elif lanes == _D2:
-        _dot(_D2, _W2, a, a_at, a_pitch, b, offsets, offset_at, length, y, y_at)
+        _dot(_D2, _W2, a, a_at, a_pitch, b, offsets, offset_at, length, lines, line_pitch, y, y_at)
     else:
-        _dot(_D3, _W3, a, a_at, a_pitch, b, offsets, offset_at, length, y, y_at)
+        _dot(_D3, _W3, a, a_at, a_pitch, b, offsets, offset_at, length, lines, line_pitch, y, y_at)
