@@ -18,7 +18,8 @@ from unittest import mock
 
 import numpy as np
 
-from deconv_core.cpu import conv, gemmplan, linear, tilegradplan
+from deconv_core.cpu import batchplan, conv, gemmplan, linear, tilegradplan
+from deconv_core.cpu.batchplan import BatchDotPlan, BatchGradPlan, BatchPlan
 from deconv_core.cpu.blocking import covered, covered_streams
 from deconv_core.cpu.config import MACHINE
 from deconv_core.cpu.conv import choose, choose_grad
@@ -112,6 +113,43 @@ def _of_gemm(kind: str, geometry: ConvGeometry, plan: GemmPlan, itemsize: int) -
     return Launch(kind, geometry, loads, cut, len(loads))
 
 
+def _of_batches(kind: str, geometry: ConvGeometry, plan: BatchPlan, itemsize: int) -> Launch:
+    """Return the launch of a pass with images innermost."""
+    p, width = plan.numbers[0], MACHINE.vector_bytes // itemsize
+    loads = [
+        int(p["source_channels"])
+        * batchplan.run_products(plan.classes[a:b], plan.runs, int(lanes), int(vectors), width)
+        for _, _, lanes, vectors in plan.units
+        for a, b in pairwise(plan.class_at)
+    ] * int(p["blocks"])
+    cut = f"{p['blocks']} blocks of images x {len(plan.units)} tiles x {p['row_blocks']} rows"
+    return Launch(kind, geometry, tuple(loads), cut, plan.workers)
+
+
+def _of_batch_sums(geometry: ConvGeometry, plan: BatchGradPlan, itemsize: int) -> Launch:
+    """Return the launch of a weight gradient with sums over images."""
+    p, block = plan.numbers[0], batchplan.VECTORS * (MACHINE.vector_bytes // itemsize)
+    chunks, units = int(p["chunks"]), int(p["weight_size"] // p["panel_size"])
+    ends = [chunk * int(p["blocks"]) // chunks * int(p["images"]) for chunk in range(chunks)]
+    work = int(plan.runs[:, 3].sum()) * batchplan.LANES * block
+    lengths = [b - a for a, b in pairwise([*ends, geometry.batch])]
+    loads = tuple(length * work for length in lengths for _ in range(units))
+    cut = f"{chunks} chunks x {units} tiles of channels"
+    return Launch("weight gradient", geometry, loads, cut, plan.workers)
+
+
+def _of_batch_dots(geometry: ConvGeometry, plan: BatchDotPlan) -> Launch:
+    """Return the launch of a weight gradient whose vectors are images."""
+    p = plan.numbers[0]
+    chunks, streams = int(p["chunks"]), int(p["source_channels"] * p["kernel"])
+    ends = [chunk * int(p["blocks"]) // chunks for chunk in range(chunks + 1)]
+    each = int(p["rows"] * p["positions"])
+    units = [int(u[2]) * covered_streams(streams, int(u[2]), int(u[4])) * each for u in plan.units]
+    loads = tuple((b - a) * unit for a, b in pairwise(ends) for unit in units)
+    cut = f"{chunks} chunks x {len(units)} tiles of channels"
+    return Launch("weight gradient", geometry, loads, cut, plan.workers)
+
+
 def _of_tiles(geometry: ConvGeometry, plan: TileGradPlan, itemsize: int) -> Launch:
     """Return the launch of a weight gradient by Winograd's tiles."""
     p, block = plan.numbers[0], tilegradplan.VECTORS * (MACHINE.vector_bytes // itemsize)
@@ -143,6 +181,12 @@ def of_plan(kind: str, geometry: ConvGeometry, itemsize: int) -> Launch | None:
         _, plan = choose(geometry, kind == "source gradient", itemsize)
     if isinstance(plan, GemmPlan):
         return _of_gemm(kind, geometry, plan, itemsize)
+    if isinstance(plan, BatchPlan):
+        return _of_batches(kind, geometry, plan, itemsize)
+    if isinstance(plan, BatchGradPlan):
+        return _of_batch_sums(geometry, plan, itemsize)
+    if isinstance(plan, BatchDotPlan):
+        return _of_batch_dots(geometry, plan)
     if isinstance(plan, TileGradPlan):
         return _of_tiles(geometry, plan, itemsize)
     if isinstance(plan, WidePlan):

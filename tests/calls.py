@@ -9,7 +9,7 @@ import numpy as np
 
 from deconv_core import functional as F
 from deconv_core import geometry
-from deconv_core.cpu import config, conv, gemmplan, plan, tilegradplan, tiling, wideplan
+from deconv_core.cpu import batchplan, config, conv, gemmplan, plan, tilegradplan, tiling, wideplan
 
 Call = tuple[str, Callable[..., Any], list[np.ndarray], list[Any], dict[str, Any]]
 
@@ -38,6 +38,7 @@ CONV = [
     ((1, 96, 3, 1700), (96, 96, 1, 3), {"padding": (0, 1)}),  # and rows longer than blocks
     ((8, 64, 8, 34), (78, 32, 3, 3), {"padding": (0, 2), "groups": 2}),
     ((12, 40, 36, 41), (48, 40, 4, 4), {"stride": 2, "padding": 1}),
+    ((35, 3, 5, 6), (17, 3, 3, 3), {"padding": 1}),  # many small pictures
     ((3, 5, 4, 7), (6, 5, 4, 7), {}),  # a kernel as large as the picture
     ((1, 1, 1, 64), (1, 1, 1, 3), {"stride": (1, 2), "dilation": (1, 2), "padding": (0, 1)}),
     ((1, 17, 3, 64), (2, 17, 1, 3), {"stride": (1, 2), "dilation": (1, 2), "padding": (0, 1)}),
@@ -67,6 +68,7 @@ TRANSPOSED = [
     ((12, 96, 3, 100), (96, 64, 1, 8), {"stride": (1, 4)}),
     ((8, 48, 17, 26), (48, 40, 4, 4), {"stride": 2, "padding": 1}),
     ((8, 96, 14, 16), (96, 95, 5, 5), {"stride": 2, "padding": 2, "output_padding": 1}),
+    ((33, 18, 4, 3), (18, 7, 4, 3), {"stride": 2, "padding": 1, "groups": 2}),  # many small ones
     ((3, 6, 1, 1), (6, 5, 4, 3), {"stride": 2}),  # a kernel as large as the picture
     ((2, 3, 8, 17), (3, 1, 4, 4), {"stride": 2, "padding": 1, "groups": 3}),  # depthwise, too
     ((1, 2, 9, 16), (2, 1, 3, 3), {"stride": 2, "padding": 1, "output_padding": 1, "groups": 2}),
@@ -184,6 +186,14 @@ def multiply(wherever_possible: bool) -> None:
     choose_again()
 
 
+def batch(wherever_possible: bool) -> None:
+    """Let every pass of small pictures run with images innermost, or none."""
+    multiply(False)
+    batchplan.BATCH_SHARE = (1e9, 1e9) if wherever_possible else (0, 0)
+    batchplan.BATCH_LEAST, batchplan.BATCH_PIXELS, batchplan.SHARED_MACS = 0, 1 << 20, 0
+    choose_again()
+
+
 def widen(wherever_possible: bool) -> None:
     """Let every weight gradient that can run along the kernel's rows, or none."""
     multiply(False)
@@ -196,6 +206,8 @@ def choose_as_usual() -> None:
     tile(False)
     gemmplan.GEMM_SHARE, gemmplan.SHARED_MACS = config.GEMM_SHARE, config.SHARED_MACS
     wideplan.WIDE_SHARE, wideplan.SHARED_MACS = config.WIDE_SHARE, config.SHARED_MACS
+    batchplan.BATCH_SHARE, batchplan.BATCH_LEAST = config.BATCH_SHARE, config.BATCH_LEAST
+    batchplan.BATCH_PIXELS, batchplan.SHARED_MACS = config.BATCH_PIXELS, config.SHARED_MACS
     choose_again()
 
 

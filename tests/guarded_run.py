@@ -26,7 +26,8 @@ def guard_the_pool(where: str) -> None:
 
 def main(dtype: str, where: str) -> None:
     """Run it all; the last line printed before a crash names the culprit."""
-    calls.widen(False)  # nor products of matrices
+    calls.widen(False)  # nor products of matrices,
+    calls.batch(False)  # nor with images innermost
     plain = results(dtype)
     stepped = []
     for _, function, arrays, rest in calls.every_step(dtype):
@@ -41,6 +42,10 @@ def main(dtype: str, where: str) -> None:
     widened = results(dtype)
     assert widened != plain
     calls.widen(False)
+    calls.batch(True)
+    batched = results(dtype)
+    assert batched != plain
+    calls.batch(False)
     calls.tile(True)
     tiled = results(dtype)
     assert tiled != plain
@@ -53,6 +58,9 @@ def main(dtype: str, where: str) -> None:
     calls.widen(True)
     check(dtype, where, widened, stepped)
     calls.widen(False)
+    calls.batch(True)
+    check(dtype, where, batched, stepped)
+    calls.batch(False)
     for macs in (config.SHARED_MACS, 0):
         calls.share_from(macs)
         check(dtype, where, plain, stepped)

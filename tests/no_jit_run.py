@@ -13,7 +13,18 @@ from scripts import load
 
 from deconv_core import functional as F
 from deconv_core import geometry, reference
-from deconv_core.cpu import conv, dot, gemm, gemmgrad, spread, tile, tilegrad, widegrad
+from deconv_core.cpu import (
+    batchgrad,
+    batchwise,
+    conv,
+    dot,
+    gemm,
+    gemmgrad,
+    spread,
+    tile,
+    tilegrad,
+    widegrad,
+)
 from deconv_core.cpu.config import MACHINE
 
 
@@ -75,11 +86,11 @@ def tiles(rng: np.random.Generator) -> None:
 
 
 def products(rng: np.random.Generator) -> None:
-    """Convolutions as products of matrices, then along kernels' rows.
+    """Convolutions as products of matrices, along kernels' rows, with images innermost.
 
     What the last tiles compute in vain may overflow.
     """
-    for choose in (calls.multiply, calls.widen):
+    for choose in (calls.multiply, calls.widen, calls.batch):
         choose(True)
         with np.errstate(all="ignore"):
             convolutions(rng)
@@ -137,6 +148,8 @@ def loads(rng: np.random.Generator) -> None:
             made = 0
             patched = (
                 mock.patch.object(spread, "spread", spread_tile),
+                mock.patch.object(batchgrad, "spread", spread_tile),
+                mock.patch.object(batchwise, "spread", spread_tile),
                 mock.patch.object(gemm, "spread", spread_tile),
                 mock.patch.object(gemmgrad, "spread", spread_tile),
                 mock.patch.object(tilegrad, "spread", spread_tile),
@@ -190,7 +203,7 @@ if __name__ == "__main__":
         joint(generator)
         tiles(generator)
         loads(generator)
-        for choose in (calls.multiply, calls.widen):
+        for choose in (calls.multiply, calls.widen, calls.batch):
             choose(True)
             loads(generator)
             choose(False)

@@ -39,11 +39,12 @@ def digest(*arrays: np.ndarray) -> str:
 def functions() -> Iterator[tuple[str, str]]:
     """Yield every public function on small arrays, cut into tasks as large ones are."""
     calls.share_from(0)
-    for dtype, products in product((np.float32, np.float64), (False, True)):
-        calls.multiply(products)
+    ways = {"by positions": calls.multiply, "products": calls.multiply, "batches": calls.batch}
+    for dtype, (way, choose) in product((np.float32, np.float64), ways.items()):
+        choose(way != "by positions")
         for i, (name, function, arrays, rest, options) in enumerate(calls.every_call(dtype)):
             result = b"".join(calls.bits(function(*arrays, *rest, **options)))
-            what = f"{name}, call {i}, {dtype.__name__}, products of matrices: {products}"
+            what = f"{name}, call {i}, {dtype.__name__}, {way}"
             yield what, hashlib.sha256(result).hexdigest()[:16]
 
 

@@ -122,3 +122,16 @@ MOST_SUMS = 160  # tiles, times write phases, of a block: the sums of one unit s
 STREAM_COST = 24  # products, for each position, that packing a column by position costs
 SOURCE_COST = 16  # products that packing an element of a picture costs
 SUMS_COST = 4  # vectors of products that it costs to add up those of a weight gradient
+# With images innermost: of another plan's products they may take so many, transposing included,
+# in passes and in weight gradients.
+BATCH_SHARE = 0.92, 1.0
+BATCH_LEAST = 0.75  # of the images of a block that there must be
+TRANSPOSE_COST = 12  # products that it costs to transpose an element
+BATCH_PIXELS = 400  # of a picture, at most: there are tables of them
+BATCH_CHUNK_BYTES = 1 << 19  # of channels, whose weights and results share the second-level cache
+BATCH_TASKS = 16  # blocks are cut into rows until there are so many tasks,
+PART_PIXELS = 64  # of so many results at least
+TABLE_PIXELS = 256  # that are transposed by one table, of several channels where pictures are small
+GRAD_BATCH = 16  # images of a block of a weight gradient
+SUMMED_COST = 1.1  # products of that which one takes, as sums are written after every few
+BATCH_TERMS = 128  # pixels whose products an element of its vectors adds up where these are images

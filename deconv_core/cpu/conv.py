@@ -1,9 +1,9 @@
 """The three convolution kernels: forward, input gradient (a transposed forward), weight gradient.
 
 Each is a plan and a pass that follows it, chosen once for a geometry: depthwise (depthwise.py and,
-for narrow pictures, planes.py), as large as the picture (whole.py), by products of matrices
-(gemm.py, gemmgrad.py, tilegrad.py, widegrad.py) where these are cheaper, or by positions
-(spread.py, dot.py).
+for narrow pictures, planes.py), as large as the picture (whole.py), with images innermost
+(batchwise.py, batchgrad.py, batchdot.py) or by products of matrices (gemm.py, gemmgrad.py,
+tilegrad.py, widegrad.py) where these are cheaper, or by positions (spread.py, dot.py).
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ import numpy as np
 
 from ..geometry import ConvGeometry
 from ..memory import zeros
+from .batchdot import run_batch_dot
+from .batchgrad import run_batch_grad
+from .batchplan import BatchGradPlan, batch_grad_plan, batch_plan
+from .batchwise import run_batchwise
 from .depthplan import is_depthwise, plane_dot_plan, plane_plan
 from .depthwise import run_bands, run_chunks
 from .dot import run_dot
@@ -46,6 +50,9 @@ def choose(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Choice:
         return run_planes, planes_plan(geometry, adjoint, itemsize)
     if is_depthwise(geometry):
         return run_bands, plane_plan(geometry, adjoint, itemsize)
+    batch = batch_plan(geometry, adjoint, itemsize)
+    if batch is not None:
+        return run_batchwise, batch
     gemm = gemm_plan(geometry, adjoint, itemsize)
     if gemm is not None:
         return run_gemm, gemm
@@ -64,6 +71,9 @@ def choose_grad(geometry: ConvGeometry, itemsize: int) -> Choice:
     tiled = tile_grad_plan(geometry, itemsize)
     if tiled is not None:
         return run_tile_grad, tiled
+    batch = batch_grad_plan(geometry, itemsize)
+    if batch is not None:
+        return run_batch_grad if isinstance(batch, BatchGradPlan) else run_batch_dot, batch
     gemm = gemm_grad_plan(geometry, itemsize)
     if gemm is not None:
         return run_gemm_grad, gemm

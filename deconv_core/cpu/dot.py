@@ -40,7 +40,7 @@ def _place(p, image, group, channel, row, column):
 
 
 @kernel
-def _multiply(
+def multiply(
     a, at, pitch, a_row, packed, offsets, packed_row, rows, count, sums, p, units, first, last,
     far, far_pitch,
 ):  # fmt: skip
@@ -74,7 +74,7 @@ def _plain(x, dy, sums, p, units, begin, end, chunk, offsets):
                 of = (image + i) * p.groups + group
                 source = x[of * p.source_channels * p.columns + column :]
                 at = (of * p.result_channels + first) * p.columns + column
-                _multiply(
+                multiply(
                     dy, at, p.columns, 0, source, offsets, 0, 1, length, sums, p, units, u, u + 1,
                     dy.ctypes.data + (at + units[u, 2] * p.columns) * dy.itemsize,
                     p.columns * dy.itemsize,
@@ -82,7 +82,7 @@ def _plain(x, dy, sums, p, units, begin, end, chunk, offsets):
 
 
 @kernel(_nrt=True)  # it allocates
-def _offsets(p, taps):
+def stream_offsets(p, taps):
     """Return where each stream of a weight gradient begins: one for each channel and tap.
 
     Beyond the last stream are some that repeat it, to be dropped.
@@ -128,14 +128,14 @@ def _add_block(
             far = _place(p, behind, units[begin, 0], units[begin, 1], below, beside)
         far = dy.ctypes.data + far * dy.itemsize
         if p.straight:
-            _multiply(
+            multiply(
                 dy, _place(p, image, group, units[first, 1], row, column), size, p.result_w,
                 packed, offsets, p.pitch, min(p.block_rows, p.rows - row),
                 min(p.block_columns, p.columns - column), sums, p, units, first, last,
                 far, size * dy.itemsize,
             )  # fmt: skip
         else:
-            _multiply(
+            multiply(
                 panel, 0, p.panel_pitch, 0, packed, offsets, 0, 1, length, sums, p, units,
                 first, last, far, size * dy.itemsize,
             )  # fmt: skip
@@ -149,7 +149,7 @@ def _chunk(chunk, begin, end, x, dy, partial, p, read_h, read_w, taps, units, sc
     With `fresh` 1, not 0, what lies in `scratch` may be anything.
     """
     packed, panel = scratch[: p.packed_size], scratch[p.packed_size :]
-    offsets = _offsets(p, taps)
+    offsets = stream_offsets(p, taps)
     sums = partial[chunk]
     sums[units[begin, 3] : units[end - 1, 3] + units[end - 1, 5]] = 0
     if p.plain:
@@ -162,7 +162,7 @@ def _chunk(chunk, begin, end, x, dy, partial, p, read_h, read_w, taps, units, sc
 
 
 @kernel
-def _write_unit(dw, sums, p, tap_kernel, units, u):
+def write_unit(dw, sums, p, tap_kernel, units, u):
     """Write one unit's sums, which lie tile by tile, into the weight gradient."""
     group, first, lanes, step = units[u, 0], units[u, 1], units[u, 2], units[u, 4]
     for lane in range(lanes):
@@ -206,7 +206,7 @@ def _finish_unit(u, partial, dw, plan, tables):
     units = tables[p.units_begin : p.units_end].reshape(-1, 6)
     add_chunks(partial, units[u, 3], units[u, 3] + units[u, 5])
     tap_kernel = tables[p.tap_kernel_begin : p.tap_kernel_end]
-    _write_unit(dw, partial[0], p, tap_kernel, units, u)
+    write_unit(dw, partial[0], p, tap_kernel, units, u)
 
 
 def _launch(run, finish, x, dy, dw, plan, tables, partial, scratch, workers):

@@ -122,7 +122,7 @@ def made_by_dot(plan: Plan) -> float:
     return float(each * width * vectors)
 
 
-def _made(plan: Plan) -> int:
+def made_by_spread(plan: Plan) -> int:
     """Return the products that the register tiles of another plan make."""
     each = plan.numbers[0]["source_channels"] * len(plan.taps)
     width = MACHINE.vector_bytes // plan.itemsize
@@ -167,7 +167,7 @@ def gemm_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> GemmPlan 
     phases_written, count = rows.write_stride * columns.write_stride, ceil_div(positions, LANES)
     if geometry.macs < SHARED_MACS or not 0 < positions <= GEMM_POSITIONS:
         return None
-    most = GEMM_SHARE[phases_written > 1] * _made(spread_plan(geometry, adjoint, itemsize))
+    most = GEMM_SHARE[phases_written > 1] * made_by_spread(spread_plan(geometry, adjoint, itemsize))
     most = most / (source * kernel * geometry.groups)
     most += WEIGHT_COST * result * (phases_written > 1)
     products = count * LANES * ceil_div(result, block) * block

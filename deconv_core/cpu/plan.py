@@ -40,7 +40,8 @@ _FIELDS = (
     "joint "  # write phases that are lanes of one tile
     "tile tile_h points_h panel_plane line_pitch lines_size weight_gap "  # Winograd's tiles
     "phases_h phases_w folds_h folds_w "  # read phases, dilated passes that are folded
-    "chunk tiles region columns_size"  # rows (or channels) together, tiles (or units)
+    "chunk tiles region columns_size "  # rows (or channels) together, tiles (or units)
+    "packed_together written_together"  # channels, images innermost
 ).split()
 _TABLES = "read_h read_w taps tap_kernel phase_at corners units".split()
 _FIELDS += [f"{table}_{end}" for table in _TABLES for end in ("begin", "end")]

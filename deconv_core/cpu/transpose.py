@@ -91,6 +91,44 @@ def transpose(
     return signature, generate
 
 
+@intrinsic
+def gather(
+    typing: Any, y: Any, y_at: Any, y_pitch: Any, x: Any, x_at: Any, places: Any, place_at: Any,
+    lanes: Any, count: Any,
+) -> tuple[Any, Callable[..., Any]]:  # fmt: skip
+    """``y[y_at + lane * y_pitch + k] = x[x_at + places[place_at + k] + lane]`` for k < count.
+
+    `lanes` are at most a vector of them; whole vectors of `x` are read.
+    """
+    signature = types.void(y, y_at, y_pitch, x, x_at, places, place_at, lanes, count)
+
+    def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
+        y_, y_at_, y_pitch_, x_, x_at_, places_, place_at_, lanes_, count_ = values
+        emit = Emitter(context, builder, x.dtype)
+        source, target = emit.pointer(x, x_, x_at_), emit.pointer(y, y_, y_at_)
+        table, zero = emit.pointer(places, places_, place_at_), ir.Constant(INDEX, 0)
+        width, last = ir.Constant(INDEX, emit.width), builder.sub(count_, ir.Constant(INDEX, 1))
+        with cgutils.for_range_slice(builder, zero, count_, width, inc=True) as (first, _):
+            square = []
+            for i in range(emit.width):
+                k = builder.add(first, ir.Constant(INDEX, i))
+                k = builder.select(builder.icmp_signed("<", k, last), k, last)
+                square.append(emit.load(emit.step(source, builder.load(emit.step(table, k)))))
+            whole = builder.icmp_signed("<=", builder.add(first, width), count_)
+            for i, line in enumerate(_square(emit, square)):
+                lane = ir.Constant(INDEX, i)
+                with builder.if_then(builder.icmp_signed("<", lane, lanes_)):
+                    row = emit.step(emit.step(target, builder.mul(lane, y_pitch_)), first)
+                    with builder.if_else(whole) as (all_of_it, some):
+                        with all_of_it:
+                            emit.store(line, row)
+                        with some:
+                            emit.store_before(line, row, first, count_)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
 def _transpose(
     y: np.ndarray, y_at: int, places: np.ndarray, step: int, x: np.ndarray, x_at: int, x_pitch: int,
     lanes: int, count: int, spill: int,
@@ -103,8 +141,20 @@ def _transpose(
             y[place + lane] = x[x_at + lane * x_pitch + k]
 
 
+def _gather(
+    y: np.ndarray, y_at: int, y_pitch: int, x: np.ndarray, x_at: int, places: np.ndarray,
+    place_at: int, lanes: int, count: int,
+) -> None:  # fmt: skip
+    """Compute `gather` in plain Python."""
+    assert lanes <= MACHINE.vector_bytes // x.itemsize
+    for k in range(count):
+        place = x_at + places[place_at + k]
+        for lane in range(lanes):
+            y[y_at + lane * y_pitch + k] = x[place + lane]
+
+
 if config.DISABLE_JIT:
-    transpose = _transpose
+    transpose, gather = _transpose, _gather
 
 
 @kernel(_nrt=True)  # it allocates

@@ -1,0 +1,121 @@
+"""Weight gradients with images innermost, where source channels are too few to be vectors.
+
+As dot.py's, but that positions are pixels of a vector of images: a line of them is whole vectors,
+so nothing of a halo is multiplied.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numba
+import numpy as np
+from numba import prange, types
+
+from ..memory import empty
+from .arrays import flat
+from .batchplan import BatchDotPlan
+from .dot import multiply, stream_offsets, write_unit
+from .jit import kernel
+from .launch import address, array, call
+from .plan import PLAN
+from .tasks import add_chunks, share
+from .transpose import transpose
+
+
+@kernel
+def _pack_source(x, packed, p, places, image, images, group):
+    """Transpose all channels of a group of some images."""
+    size, channels = p.source_h * p.source_w, p.groups * p.source_channels
+    for channel in range(p.source_channels):
+        at = (image * channels + group * p.source_channels + channel) * size
+        transpose(
+            packed, channel * p.plane, places, 0, x, at, channels * size, images, size, 0
+        )  # fmt: skip
+
+
+@kernel
+def _add(dy, panel, packed, offsets, p, places, image, images, units, u, sums):
+    """Transpose the lanes of unit `u` of some images, and add their products up."""
+    group, first, lanes = units[u, 0], units[u, 1], units[u, 2]
+    size, channels = p.result_h * p.result_w, p.groups * p.result_channels
+    source = (image * channels + group * p.result_channels + first) * size
+    transpose(panel, 0, places, 0, dy, source, channels * size, images, lanes * size, 0)
+    multiply(
+        panel, 0, p.panel_pitch, p.positions, packed, offsets, p.pitch, p.rows, p.positions,
+        sums, p, units, u, u + 1, dy.ctypes.data + (source + lanes * size) * dy.itemsize,
+        channels * size * dy.itemsize,
+    )  # fmt: skip
+
+
+@kernel(_nrt=True)  # it allocates
+def _worker(worker, workers, x, dy, partial, plan, source_at, grad_at, taps, units, scratch):
+    """Run the worker's tasks, those of one chunk together, in its row of `scratch`."""
+    p, memory = plan[0], scratch[worker]
+    packed, panel = memory[: p.packed_size], memory[p.packed_size :]
+    offsets, count = stream_offsets(p, taps), units.shape[0]
+    memory[:] = 0  # the halo
+    task, end = share(worker, workers, p.chunks * count)
+    while task < end:
+        chunk, first = divmod(task, count)
+        last = min(count, first + end - task)
+        sums = partial[chunk]
+        sums[units[first, 3] : units[last - 1, 3] + units[last - 1, 5]] = 0
+        for block in range(chunk * p.blocks // p.chunks, (chunk + 1) * p.blocks // p.chunks):
+            image, packed_group = block * p.images, -1
+            images = min(p.images, p.batch - image)
+            if images < p.images:
+                memory[:] = 0
+            for u in range(first, last):
+                if units[u, 0] != packed_group:
+                    packed_group = units[u, 0]
+                    _pack_source(x, packed, p, source_at, image, images, packed_group)
+                _add(dy, panel, packed, offsets, p, grad_at, image, images, units, u, sums)
+        task += last - first
+
+
+@kernel
+def _finish_unit(u, partial, dw, plan, tap_kernel, units):
+    """Add up the chunks of unit `u` in their order, and write it."""
+    add_chunks(partial, units[u, 3], units[u, 3] + units[u, 5])
+    write_unit(dw, partial[0], plan[0], tap_kernel, units, u)
+
+
+@kernel(parallel=True)
+def _launch(
+    run, finish, x, dy, dw, plan, source_at, grad_at, taps, tap_kernel, units, partial, scratch
+):
+    """Run all tasks, then finish all units, with the kernels at the addresses given."""
+    workers = scratch.shape[0]
+    for worker in prange(workers):
+        call(run, worker, workers, x, dy, partial, plan, source_at, grad_at, taps, units, scratch)
+    for u in prange(units.shape[0]):
+        call(finish, u, partial, dw, plan, tap_kernel, units)
+
+
+@lru_cache(maxsize=2)
+def _addresses(dtype: np.dtype) -> tuple[Any, Any]:
+    """Return the addresses of `_worker` and `_finish_unit` for arrays of `dtype`."""
+    data, rows, integer = array(dtype), array(dtype, 2), types.int64
+    table, units = array(np.int64), array(np.int64, 2)
+    return (
+        address(
+            _worker, integer, integer, data, data, rows, array(PLAN), table, table, table, units,
+            rows,
+        ),
+        address(_finish_unit, integer, rows, data, array(PLAN), table, units),
+    )  # fmt: skip
+
+
+def run_batch_dot(x: np.ndarray, dy: np.ndarray, plan: BatchDotPlan) -> np.ndarray:
+    """Launch a weight gradient and return its result."""
+    dw = empty(plan.shape, x.dtype)
+    p, workers = plan.numbers[0], min(numba.get_num_threads(), plan.workers)
+    _launch(
+        *_addresses(x.dtype), flat(x), flat(dy), dw.ravel(), plan.numbers,
+        plan.source_at, plan.grad_at, plan.taps, plan.tap_kernel, plan.units,
+        empty((int(p["chunks"]), int(p["weight_size"])), x.dtype),
+        empty((workers, int(p["scratch_size"])), x.dtype),
+    )  # fmt: skip
+    return dw

@@ -1,0 +1,184 @@
+"""Forward passes and input gradients with images innermost, for many small pictures.
+
+The source is transposed to (block of images, channel, pixel, image). Each task, one unit of one
+part of a block's rows, packs its weights, runs the register tile (tile.py) over its runs of pixels
+class by class (batchplan.py), and transposes the sums into the result.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numba
+import numpy as np
+from numba import prange, types
+
+from ..memory import empty
+from .arrays import flat
+from .batchplan import BatchPlan
+from .config import MACHINE
+from .jit import kernel
+from .launch import address, array, call
+from .pack import pack_weights, weight_places
+from .plan import PLAN
+from .rows import move
+from .tasks import share
+from .tile import spread
+from .transpose import gather, transpose
+
+_VECTOR_BYTES = MACHINE.vector_bytes
+
+
+@kernel
+def pack_images(task, x, packed, plan, source_at):
+    """Transpose some channels of one block of images."""
+    p = plan[0]
+    channels, size = p.groups * p.source_channels, p.source_h * p.source_w
+    width = _VECTOR_BYTES // x.itemsize
+    groups = (channels + p.packed_together - 1) // p.packed_together
+    block, first = divmod(task, groups)
+    first *= p.packed_together
+    image, count = block * p.images, min(p.packed_together, channels - first) * size
+    images = min(p.images, p.batch - image)
+    for i in range(0, images, width):
+        transpose(
+            packed, block * p.packed_size + i, source_at, first,
+            x, ((image + i) * channels + first) * size, channels * size, min(width, images - i),
+            count, 0,
+        )  # fmt: skip
+
+
+@kernel
+def _class_weights(weights, at, target, picks, begin, end, taps, channels, lanes):
+    """Copy the weights of a class's taps, of a write phase of `taps`, side by side.
+
+    Whole vectors are written in the order of their addresses.
+    """
+    width = _VECTOR_BYTES // weights.itemsize
+    for channel in range(channels):
+        for tap in range(begin, end):
+            source = at + (channel * taps + picks[tap]) * lanes
+            for lane in range(0, lanes, width):
+                move(weights, target + lane, weights, source + lane)
+            target += lanes
+
+
+@kernel
+def _multiply(
+    packed, block_at, panel, weights, bias, bias_at, p, phase_at, taps, picks, classes, first, last,
+    runs, channel, channels, lanes, step,
+):  # fmt: skip
+    """Add the products of some channels up, for the classes from `first` to `last`."""
+    for c in range(first, last):
+        phase, begin, end = classes[c, 0], classes[c, 1], classes[c, 2]
+        own = phase_at[phase + 1] - phase_at[phase]
+        at = p.chunk * phase_at[phase] * lanes
+        if end - begin < own:
+            _class_weights(weights, at, p.weight_size, picks, begin, end, own, channels, lanes)
+            at = p.weight_size
+        for run in range(classes[c, 3], classes[c, 4]):
+            for q in range(0, runs[run, 2], step):
+                spread(
+                    lanes, runs[run, 2] - q, weights, at,
+                    packed, block_at + channel * p.plane + runs[run, 0] + q, p.plane, channels,
+                    taps, begin, end, bias, bias_at,
+                    panel, runs[run, 1] + q, p.panel_pitch, 1 if channel == 0 else 0,
+                )  # fmt: skip
+
+
+@kernel
+def _write(panel, y, p, result_at, image, channel, lanes, first, end):
+    """Transpose a panel's pixels from `first` to `end` into the result."""
+    channels, size = p.groups * p.result_channels, p.result_h * p.result_w
+    images, width = min(p.images, p.batch - image), _VECTOR_BYTES // y.itemsize
+    for i in range(0, images, width):
+        for lane in range(0, lanes, p.written_together):
+            count = min(p.written_together, lanes - lane) * (end - first)
+            gather(
+                y, ((image + i) * channels + channel + lane) * size + first, channels * size,
+                panel, lane * p.panel_pitch + i, result_at, first, min(width, images - i), count,
+            )  # fmt: skip
+
+
+@kernel(_nrt=True)  # it allocates
+def _worker(
+    worker, workers, packed, w, bias, y, plan, result_at, tap_kernel, phase_at, taps, picks,
+    classes, class_at, runs, units, scratch,
+):  # fmt: skip
+    """Run the worker's tasks, in its row of `scratch`."""
+    p = plan[0]
+    panel, weights = scratch[worker, : p.panel_size], scratch[worker, p.panel_size :]
+    count, width = units.shape[0], _VECTOR_BYTES // y.itemsize
+    begin, end = share(worker, workers, p.blocks * p.row_blocks * count)
+    packed_unit, places, placed = -1, np.empty(0, np.int64), 0
+    for task in range(begin, end):
+        rest, part = divmod(task, p.row_blocks)
+        block, u = divmod(rest, count)
+        group, lane, lanes, step = units[u, 0], units[u, 1], units[u, 2], units[u, 3] * width
+        if placed != lanes:
+            places, placed = weight_places(p, tap_kernel, phase_at, p.chunk, lanes), lanes
+        for channel in range(0, p.source_channels, p.chunk):
+            channels = min(p.chunk, p.source_channels - channel)
+            if u != packed_unit or p.chunk < p.source_channels:
+                pack_weights(w, weights, 0, places, p, group, channel, channels, lane, lanes)
+                packed_unit = u
+            _multiply(
+                packed, block * p.packed_size + group * p.source_channels * p.plane, panel,
+                weights, bias, group * p.result_channels + lane, p, phase_at, taps, picks, classes,
+                class_at[part], class_at[part + 1], runs, channel, channels, lanes, step,
+            )  # fmt: skip
+        first = part * p.block_rows * p.result_w
+        last = min(p.result_h, (part + 1) * p.block_rows) * p.result_w
+        _write(
+            panel, y, p, result_at, block * p.images, group * p.result_channels + lane, lanes,
+            first, last,
+        )  # fmt: skip
+
+
+@kernel(parallel=True)
+def _launch(
+    pack, run, x, w, bias, y, plan, packed, source_at, result_at, tap_kernel, phase_at, taps, picks,
+    classes, class_at, runs, units, scratch,
+):  # fmt: skip
+    """Transpose the source, then run all tasks, with the kernels at the addresses given."""
+    p = plan[0]
+    groups = (p.groups * p.source_channels + p.packed_together - 1) // p.packed_together
+    for task in prange(p.blocks * groups):
+        call(pack, task, x, packed, plan, source_at)
+    workers = scratch.shape[0]
+    for worker in prange(workers):
+        call(
+            run, worker, workers, packed, w, bias, y, plan, result_at, tap_kernel, phase_at, taps,
+            picks, classes, class_at, runs, units, scratch,
+        )  # fmt: skip
+
+
+@lru_cache(maxsize=2)
+def _addresses(dtype: np.dtype) -> tuple[Any, Any]:
+    """Return the addresses of `pack_images` and `_worker` for arrays of `dtype`."""
+    data, table, integer = array(dtype), array(np.int64), types.int64
+    return (
+        address(pack_images, integer, data, data, array(PLAN), table),
+        address(
+            _worker, integer, integer, *[data] * 4, array(PLAN), *[table] * 5, array(np.int64, 2),
+            table, *[array(np.int64, 2)] * 2, array(dtype, 2),
+        ),
+    )  # fmt: skip
+
+
+def run_batchwise(
+    x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, plan: BatchPlan
+) -> np.ndarray:
+    """Launch a forward pass or an input gradient and return its result."""
+    y = empty(plan.shape, x.dtype)
+    p, workers = plan.numbers[0], min(numba.get_num_threads(), plan.workers)
+    _launch(
+        *_addresses(x.dtype), flat(x), flat(w),
+        np.zeros(y.shape[1], x.dtype) if bias is None else flat(bias), y.ravel(), plan.numbers,
+        empty((int(p["blocks"] * p["packed_size"]),), x.dtype),
+        plan.source_at, plan.result_at, plan.tap_kernel, plan.phase_at, plan.taps, plan.picks,
+        plan.classes, plan.class_at, plan.runs, plan.units,
+        empty((workers, int(p["scratch_size"])), x.dtype),
+    )  # fmt: skip
+    return y

@@ -1,0 +1,120 @@
+"""Passes with images innermost, wherever they can be: the results, and where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import calls
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from support import ConvCase, call, conv_cases, transposed_cases
+from test_functional_gemm import check
+
+from deconv_core import functional as F
+from deconv_core import geometry, reference
+from deconv_core.cpu import batchplan, config
+from deconv_core.cpu.batchplan import BatchDotPlan, BatchGradPlan, batch_grad_plan, batch_plan
+
+pytestmark = pytest.mark.usefixtures("junk")
+SETTINGS = settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@pytest.fixture(params=[0, 1e9])
+def batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run passes with images innermost wherever they can be, weight gradients in both ways."""
+    monkeypatch.setattr(batchplan, "SUMMED_COST", request.param)
+    calls.batch(True)
+    yield
+    calls.choose_as_usual()
+
+
+@SETTINGS
+@given(case=conv_cases(symmetric=True))
+def test_any_convolution(case: ConvCase, batches: None, dtype: type) -> None:
+    shape = geometry.conv(case.x_shape, case.w_shape, **case.options)
+    x, w, b, dy = case.arrays(dtype, shape.output_shape, shape.out_channels)
+    for plan in batch_plan(shape, False, dy.itemsize), batch_grad_plan(shape, dy.itemsize):
+        assert (plan is None) == (shape.batch == 0)
+    y = call(F.conv2d, x, w, b, **case.options)
+    check(y, reference.conv_forward, x, w, b, shape=shape)
+    dx = call(F.conv2d_input_grad, dy, w, x.shape, **case.options)
+    check(dx, reference.conv_input_grad, dy, w, None, shape=shape)
+    dw = call(F.conv2d_weight_grad, dy, x, w.shape, **case.options)
+    check(dw, reference.conv_weight_grad, x, dy, shape=shape)
+
+
+@SETTINGS
+@given(case=transposed_cases())
+def test_any_transposed_convolution(case: ConvCase, batches: None, dtype: type) -> None:
+    shape = geometry.conv_transpose(case.x_shape, case.w_shape, **case.options)
+    x, w, b, dy = case.arrays(dtype, shape.input_shape, shape.in_channels)
+    y = call(F.conv_transpose2d, x, w, b, **case.options)
+    check(y, reference.conv_input_grad, x, w, b, shape=shape)
+    options = case.without("output_padding")
+    dx = call(F.conv_transpose2d_input_grad, dy, w, x.shape, **options)
+    check(dx, reference.conv_forward, dy, w, None, shape=shape)
+    dw = call(F.conv_transpose2d_weight_grad, dy, x, w.shape, **options)
+    check(dw, reference.conv_weight_grad, dy, x, shape=shape)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1 << 13, config.BATCH_CHUNK_BYTES])
+@pytest.mark.parametrize(
+    ("x_shape", "w_shape", "options"),
+    [
+        ((67, 40, 7, 6), (31, 40, 3, 3), {"stride": (2, 1), "padding": 1}),
+        ((50, 24, 5, 9), (38, 12, 4, 3), {"stride": (1, 3), "padding": (3, 0), "groups": 2}),
+        ((33, 6, 17, 20), (17, 6, 5, 5), {"padding": 2, "dilation": (3, 1)}),
+    ],
+)
+def test_many_pictures(
+    x_shape: Any,
+    w_shape: Any,
+    options: dict[str, Any],
+    chunk_bytes: int,
+    batches: None,
+    dtype: type,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Several blocks, the last not full; channels in chunks."""
+    monkeypatch.setattr(batchplan, "BATCH_CHUNK_BYTES", chunk_bytes)
+    calls.choose_again()
+    rng, shape = np.random.default_rng(0), geometry.conv(x_shape, w_shape, **options)
+    sizes = x_shape, w_shape, w_shape[0], shape.output_shape
+    x, w, b, dy = (rng.standard_normal(size).astype(dtype) for size in sizes)
+    y = call(F.conv2d, x, w, b, **options)
+    check(y, reference.conv_forward, x, w, b, shape=shape)
+    dx = call(F.conv2d_input_grad, dy, w, x.shape, **options)
+    check(dx, reference.conv_input_grad, dy, w, None, shape=shape)
+    dw = call(F.conv2d_weight_grad, dy, x, w.shape, **options)
+    check(dw, reference.conv_weight_grad, x, dy, shape=shape)
+
+
+@pytest.mark.skipif(config.FAMILY != "avx512", reason="tiles of other machines pay elsewhere")
+@pytest.mark.parametrize(
+    ("x_shape", "w_shape", "options", "passes"),
+    [
+        ((64, 64, 7, 7), (64, 32, 3, 3), (2, 1, 1), [True, True, True]),
+        ((64, 512, 4, 4), (512, 256, 4, 4), (2, 1), [True, True, True]),
+        ((64, 56, 10, 10), (56, 1, 9, 9), (2, 4, 1), [False, True, True]),
+        ((8, 64, 7, 7), (64, 32, 3, 3), (2, 1, 1), [False, False, False]),
+        ((64, 64, 28, 28), (64, 32, 3, 3), (2, 1, 1), [False, False, False]),
+        ((64, 256, 8, 8), (256, 128, 5, 5), (2, 2, 1), [False, False, True]),
+    ],
+)
+def test_many_small_pictures_have_images_innermost(
+    x_shape: Any, w_shape: Any, options: tuple[int, ...], passes: list[bool]
+) -> None:
+    shape = geometry.conv_transpose(x_shape, w_shape, *options)
+    plans = batch_plan(shape, True, 4), batch_plan(shape, False, 4), batch_grad_plan(shape, 4)
+    assert [plan is not None for plan in plans] == passes
+
+
+def test_source_channels_are_vectors_where_they_fill_them() -> None:
+    wide = geometry.conv_transpose((64, 512, 4, 4), (512, 256, 4, 4), 2, 1)
+    narrow = geometry.conv_transpose((64, 56, 10, 10), (56, 1, 9, 9), 2, 4, 1)
+    assert isinstance(batch_grad_plan(wide, 4), BatchGradPlan)
+    assert isinstance(batch_grad_plan(narrow, 4), BatchDotPlan)
