@@ -25,7 +25,7 @@ from .launch import address, array, call
 from .pack import pack_weights, scatter, weight_places
 from .phases import WAYS, weave_rows
 from .plan import PLAN
-from .rows import copy
+from .rows import copy, prefetch
 from .tasks import share
 from .tile import spread
 from .transpose import evenly, transpose
@@ -37,18 +37,27 @@ _VECTOR_BYTES = MACHINE.vector_bytes
 def _multiply(
     w, columns, weights, panel, p, weight_at, tap_kernel, phase_at, group, channel, lanes, tiles
 ):  # fmt: skip
-    """Multiply packed tiles by the weights of some result channels: (phase, position, channel)."""
+    """Multiply packed tiles by the weights of some result channels: (phase, position, channel).
+
+    Where a lane's weights of a chunk lie together, the next chunk's are called for, lane by lane.
+    """
     width = _VECTOR_BYTES // panel.itemsize
     block, none = VECTORS * width, np.zeros(LANES, w.dtype)
     places = weight_places(p, tap_kernel, phase_at, p.chunk, block)
+    base = (group * p.result_channels + channel) * p.w_lane
+    ahead = p.w_channel == p.kernel and tiles > 1
     for chunk in range(p.chunks):
         first = chunk * p.chunk
+        after = base + (first + p.chunk) * p.kernel
         channels = min(p.chunk, p.source_channels - first)
         pack_weights(w, weights, 0, places, p, group, first, channels, channel, lanes)
         for phase in range(phase_at.size - 1):
             before, taps = p.chunk * phase_at[phase], phase_at[phase + 1] - phase_at[phase]
             at = chunk * tiles * p.region + before * LANES + phase * width
             for tile in range(tiles):
+                if ahead and phase == 0:
+                    for lane in range(lanes * tile // tiles, lanes * (tile + 1) // tiles):
+                        prefetch(w, after + lane * p.w_lane, p.chunk * p.kernel)
                 spread(
                     LANES, block, columns, at + tile * p.region,
                     weights, before * block, taps * block, channels, weight_at, 0, taps, none, 0,
