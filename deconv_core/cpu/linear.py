@@ -17,18 +17,21 @@ from numba import prange, types
 from ..geometry import ceil_div
 from ..memory import empty
 from .arrays import flat
-from .blocking import tiles
+from .blocking import line_stride, tiles
 from .config import MACHINE
 from .elementwise import bias_grad
 from .jit import kernel
 from .launch import address, array, call
+from .rows import copy, window
 from .tile import dot, spread
 
 _VECTOR_BYTES = MACHINE.vector_bytes
 _FEATURES = 2048  # features of one pass of `dot`: rows of 8 KiB
 _RUN = 16  # outputs of one task
 _TASKS = 64
-_STRIP_BYTES = 1 << 16  # rows of one task of `_combine`, in all
+_STRIP_BYTES = 1 << 17  # rows of one task of `_combine`, in all
+_ROWS = 96  # of the matrix that are combined at a time: twice SUM_TERMS
+_STRIPS = 8  # of columns, at least
 _NO_TAPS = np.zeros(1, np.int64)
 
 
@@ -120,51 +123,70 @@ def linear_forward(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None) -> np.
 
 
 @kernel(inline="always")
-def _combine_strip(m, weights, y, channels, columns, units, first, last, panel, taps):
-    """Combine the columns [first, last) of all rows of `m` for every unit of lanes."""
-    width = _VECTOR_BYTES // m.itemsize
-    packed, result = panel[0], panel[1]
-    none = np.zeros(units[0, 1], m.dtype)
-    for u in range(units.shape[0]):
-        lane, lanes, step = units[u, 0], units[u, 1], units[u, 2] * width
-        whole = (last - first) // step * step
-        for at in range(first, first + whole, step):
-            spread(
-                lanes, step, weights, lane * channels, m, at, columns, channels,
-                taps, 0, 1, none, 0, y, lane * columns + at, columns, 1,
-            )  # fmt: skip
-        rest, start = last - first - whole, first + whole
-        if rest:
-            for c in range(channels):
-                for i in range(rest):
-                    packed[c * step + i] = m[c * columns + start + i]
-                for i in range(rest, step):
-                    packed[c * step + i] = 0
-            spread(
-                lanes, rest, weights, lane * channels, packed, 0, step, channels,
-                taps, 0, 1, none, 0, result, 0, step, 1,
-            )  # fmt: skip
-            for l in range(lanes):
-                for i in range(rest):
-                    y[(lane + l) * columns + start + i] = result[l * step + i]
+def _combine_strip(
+    m, weights, y, channels, columns, units, first, count, pitch, packed, rest, taps
+):
+    """Combine the columns of a strip, `count` from `first` on, for every unit of lanes.
+
+    What several units read is packed, some rows at a time, as rows that are a power of two apart
+    fight for the same cache sets; for a single unit only the columns that fill no tile are. Their
+    sums are made in `rest`.
+    """
+    width, none = _VECTOR_BYTES // m.itemsize, np.zeros(units[0, 1], m.dtype)
+    begin = count // (units[0, 2] * width) * units[0, 2] * width if units.shape[0] == 1 else 0
+    for row in range(0, channels, _ROWS):
+        rows, fresh = min(_ROWS, channels - row), 1 if row == 0 else 0
+        if begin < count:
+            for r in range(rows):
+                at = (row + r) * columns + first + begin
+                window(packed, r * pitch, m, at, 0, pitch, count - begin, columns)
+        for u in range(units.shape[0]):
+            lane, lanes, step = units[u, 0], units[u, 1], units[u, 2] * width
+            whole, weight_at = count // step * step, lane * channels + row * lanes
+            for q in range(0, begin, step):
+                spread(
+                    lanes, step, weights, weight_at, m, row * columns + first + q, columns, rows,
+                    taps, 0, 1, none, 0, y, lane * columns + first + q, columns, fresh,
+                )  # fmt: skip
+            for q in range(begin, whole, step):
+                spread(
+                    lanes, step, weights, weight_at, packed, q, pitch, rows, taps, 0, 1, none, 0,
+                    y, lane * columns + first + q, columns, fresh,
+                )  # fmt: skip
+            if whole < count:
+                for l in range(lanes):
+                    at = (lane + l) * columns + first + whole
+                    copy(rest, l * step, y, at, count - whole, y.dtype.type(0))
+                spread(
+                    lanes, count - whole, weights, weight_at, packed, whole - begin, pitch, rows,
+                    taps, 0, 1, none, 0, rest, 0, step, fresh,
+                )  # fmt: skip
+                for l in range(lanes):
+                    at = (lane + l) * columns + first + whole
+                    copy(y, at, rest, l * step, count - whole, y.dtype.type(0))
 
 
 @kernel(_nrt=True)  # it allocates
-def _combine_worker(worker, workers, m, weights, y, channels, columns, units, strip, panels, taps):
-    """Combine each `workers`-th strip of columns, with the worker's row of `panels`."""
+def _combine_worker(
+    worker, workers, m, weights, y, channels, columns, units, strip, pitch, scratch, taps
+):
+    """Combine each `workers`-th strip of columns, with the worker's row of `scratch`."""
+    packed, rest = scratch[worker, : _ROWS * pitch], scratch[worker, _ROWS * pitch :]
     for s in range(worker, (columns + strip - 1) // strip, workers):
+        first = s * strip
         _combine_strip(
-            m, weights, y, channels, columns, units,
-            s * strip, min(columns, (s + 1) * strip), panels[worker], taps,
+            m, weights, y, channels, columns, units, first, min(strip, columns - first), pitch,
+            packed, rest, taps,
         )  # fmt: skip
 
 
 @kernel(parallel=True)
-def _combine(run, workers, m, weights, y, channels, columns, units, strip, panels, taps):
+def _combine(run, workers, m, weights, y, channels, columns, units, strip, pitch, scratch, taps):
     """Share strips of columns among the workers, who run the kernel at the address `run`."""
     for worker in prange(workers):
         call(
-            run, worker, workers, m, weights, y, channels, columns, units, strip, panels, taps
+            run, worker, workers, m, weights, y, channels, columns, units, strip, pitch, scratch,
+            taps,
         )  # fmt: skip
 
 
@@ -174,7 +196,7 @@ def _combine_address(dtype: np.dtype) -> Any:
     data, integer, integers, units = array(dtype), types.int64, array(np.int64), array(np.int64, 2)
     return address(
         _combine_worker, integer, integer, data, data, data, integer, integer, units, integer,
-        array(dtype, 3), integers,
+        integer, array(dtype, 2), integers,
     )  # fmt: skip
 
 
@@ -188,15 +210,15 @@ def _rows(a: np.ndarray, m: np.ndarray) -> np.ndarray:
         return y
     units = tiles(lanes, MACHINE.spread)
     weights = np.concatenate([a[first : first + size].T.ravel() for first, size, _ in units])
-    width = _VECTOR_BYTES // m.itemsize
-    widest = width * max(vectors for _, vectors in MACHINE.spread)
-    strip = ceil_div(_STRIP_BYTES // (channels * m.itemsize) + 1, widest) * widest
-    panel = max(channels, MACHINE.spread[0][0]) * widest
+    widest = _VECTOR_BYTES // m.itemsize * max(vectors for _, vectors in MACHINE.spread)
+    strip = min(_STRIP_BYTES // (_ROWS * m.itemsize), ceil_div(columns, _STRIPS))
+    strip = ceil_div(strip, widest) * widest
+    pitch = line_stride(strip, m.itemsize)
     workers = min(numba.get_num_threads(), ceil_div(columns, strip))
     _combine(
         _combine_address(m.dtype), workers, flat(m), np.ascontiguousarray(weights),
-        y.reshape(-1), channels, columns, np.array(units, np.int64), strip,
-        empty((workers, 2, panel), m.dtype), _NO_TAPS,
+        y.reshape(-1), channels, columns, np.array(units, np.int64), strip, pitch,
+        empty((workers, _ROWS * pitch + MACHINE.spread[0][0] * widest), m.dtype), _NO_TAPS,
     )  # fmt: skip
     return y
 
