@@ -40,6 +40,7 @@ CONV = [
     ((12, 40, 36, 41), (48, 40, 4, 4), {"stride": 2, "padding": 1}),
     ((35, 3, 5, 6), (17, 3, 3, 3), {"padding": 1}),  # many small pictures
     ((3, 5, 4, 7), (6, 5, 4, 7), {}),  # a kernel as large as the picture
+    ((2, 40, 4, 5), (70, 40, 4, 4), {"stride": 2, "padding": 1}),  # few results
     ((1, 1, 1, 64), (1, 1, 1, 3), {"stride": (1, 2), "dilation": (1, 2), "padding": (0, 1)}),
     ((1, 17, 3, 64), (2, 17, 1, 3), {"stride": (1, 2), "dilation": (1, 2), "padding": (0, 1)}),
     ((2, 3, 17, 33), (3, 1, 3, 3), {"padding": 1, "groups": 3}),  # depthwise, and the rest
@@ -70,6 +71,7 @@ TRANSPOSED = [
     ((8, 96, 14, 16), (96, 95, 5, 5), {"stride": 2, "padding": 2, "output_padding": 1}),
     ((33, 18, 4, 3), (18, 7, 4, 3), {"stride": 2, "padding": 1, "groups": 2}),  # many small ones
     ((3, 6, 1, 1), (6, 5, 4, 3), {"stride": 2}),  # a kernel as large as the picture
+    ((1, 75, 2, 3), (75, 41, 5, 4), {"stride": 2, "padding": (2, 1), "output_padding": (1, 0)}),
     ((2, 3, 8, 17), (3, 1, 4, 4), {"stride": 2, "padding": 1, "groups": 3}),  # depthwise, too
     ((1, 2, 9, 16), (2, 1, 3, 3), {"stride": 2, "padding": 1, "output_padding": 1, "groups": 2}),
     ((2, 2, 6, 7), (2, 1, 2, 5), {"stride": (1, 3), "output_padding": (0, 2), "groups": 2}),
@@ -132,7 +134,7 @@ def _windows(rng: np.random.Generator, dtype: Any) -> Iterator[Call]:
 
 def _others(rng: np.random.Generator, dtype: Any) -> Iterator[Call]:
     """Yield linear, its gradients, and cross-entropy."""
-    for n, features, outputs in ((1, 1, 1), (5, 7, 3), (33, 40, 17)):
+    for n, features, outputs in ((1, 1, 1), (5, 7, 3), (33, 40, 17), (14, 300, 110)):
         x, w = _normal(rng, (n, features), dtype), _normal(rng, (outputs, features), dtype)
         b, dy = _normal(rng, outputs, dtype), _normal(rng, (n, outputs), dtype)
         target = rng.integers(0, outputs, n)

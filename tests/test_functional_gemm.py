@@ -16,6 +16,7 @@ from deconv_core import geometry, reference
 from deconv_core.cpu import config
 from deconv_core.cpu.conv import choose_grad
 from deconv_core.cpu.gemmplan import gemm_grad_plan, gemm_plan
+from deconv_core.cpu.matrix import is_matrix
 from deconv_core.cpu.widegrad import run_wide_grad
 from deconv_core.cpu.wideplan import wide_plan
 
@@ -142,3 +143,32 @@ def test_wide_kernels_of_few_channels_run_along_their_rows() -> None:
         assert choose_grad(shape, 4)[0] is run_wide_grad
     shape = geometry.conv((1, 56, 128, 128), (1, 56, 9, 9), padding=4)
     assert choose_grad(shape, 4)[0] is not run_wide_grad
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "w_shape", "options"),
+    [
+        ((1, 96, 4, 4), (128, 96, 4, 4), {"stride": 2, "padding": 1}),
+        ((3, 40, 5, 9), (100, 40, 3, 4), {"stride": (3, 4), "padding": (1, 0), "dilation": (2, 1)}),
+        ((12, 60, 1, 7), (40, 60, 1, 7), {}),
+    ],
+)
+def test_few_results_are_products_of_their_windows(
+    x_shape: Any, w_shape: Any, options: dict[str, Any], dtype: type
+) -> None:
+    rng, shape = np.random.default_rng(0), geometry.conv(x_shape, w_shape, **options)
+    assert is_matrix(shape)
+    x, w, b, dy = (
+        rng.standard_normal(size).astype(dtype)
+        for size in (x_shape, w_shape, w_shape[0], shape.output_shape)
+    )
+    check(call(F.conv2d, x, w, b, **options), reference.conv_forward, x, w, b, shape=shape)
+    dx = call(F.conv2d_input_grad, dy, w, x_shape, **options)
+    check(dx, reference.conv_input_grad, dy, w, None, shape=shape)
+    dw = call(F.conv2d_weight_grad, dy, x, w_shape, **options)
+    check(dw, reference.conv_weight_grad, x, dy, shape=shape)
+    transposed = geometry.conv_transpose(dy.shape, w_shape, **options)
+    b = rng.standard_normal(transposed.in_channels).astype(dtype)
+    y = call(F.conv_transpose2d, dy, w, b, **options)
+    expected = reference.conv_input_grad(*exact(dy, w), None, transposed) + b[:, None, None]
+    np.testing.assert_allclose(y, expected, atol=1e-3 if dtype == np.float32 else 1e-11)

@@ -61,7 +61,18 @@ def test_linear_and_its_gradients_against_pytorch(
     check_linear(x, w, b if bias else None, dy)
 
 
-@pytest.mark.parametrize("shape", [(128, 1000, 10), (5, 4099, 10), (300, 10, 513), (1, 1, 1)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (128, 1000, 10),
+        (5, 4099, 10),
+        (300, 10, 513),
+        (1, 1, 1),
+        (4, 2048, 200),
+        (37, 1029, 150),
+        (1, 4097, 97),
+    ],
+)
 def test_larger_linear_against_pytorch(shape: tuple[int, int, int], dtype: type) -> None:
     rng = np.random.default_rng(0)
     n, features, outputs = shape

@@ -1,7 +1,7 @@
 """The three convolution kernels: forward, input gradient (a transposed forward), weight gradient.
 
 Each is a plan and a pass that follows it, chosen once for a geometry: depthwise (depthwise.py and,
-for narrow pictures, planes.py), as large as the picture (whole.py), with images innermost
+for narrow pictures, planes.py), of few results (matrix.py), with images innermost
 (batchwise.py, batchgrad.py, batchdot.py) or by products of matrices (gemm.py, gemmgrad.py,
 tilegrad.py, widegrad.py) where these are cheaper, or by positions (spread.py, dot.py).
 """
@@ -26,12 +26,12 @@ from .dot import run_dot
 from .gemm import run_gemm
 from .gemmgrad import run_gemm_grad
 from .gemmplan import gemm_grad_plan, gemm_plan
+from .matrix import is_matrix, matrix_forward, matrix_input_grad, matrix_weight_grad
 from .plan import dot_plan, spread_plan
 from .planes import is_narrow, planes_grad_plan, planes_plan, run_planes, run_planes_grad
 from .spread import run_spread
 from .tilegrad import run_tile_grad
 from .tilegradplan import tile_grad_plan
-from .whole import is_whole, whole_forward, whole_input_grad, whole_weight_grad
 from .widegrad import run_wide_grad
 from .wideplan import wide_plan
 
@@ -42,10 +42,10 @@ Choice = tuple[Callable[..., np.ndarray], Any]
 def choose(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Choice:
     """Choose the kernels of a forward pass or, with `adjoint`, an input gradient, and their plan.
 
-    A convolution as large as the picture has no plan: its kernels are told the geometry.
+    A convolution that is a product as it stands has no plan: its kernels are told the geometry.
     """
-    if is_whole(geometry):
-        return (whole_input_grad if adjoint else whole_forward), geometry
+    if is_matrix(geometry):
+        return (matrix_input_grad if adjoint else matrix_forward), geometry
     if is_depthwise(geometry) and is_narrow(geometry, itemsize):
         return run_planes, planes_plan(geometry, adjoint, itemsize)
     if is_depthwise(geometry):
@@ -62,8 +62,8 @@ def choose(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Choice:
 @lru_cache(maxsize=1024)
 def choose_grad(geometry: ConvGeometry, itemsize: int) -> Choice:
     """Choose the kernels of a weight gradient, and their plan."""
-    if is_whole(geometry):
-        return whole_weight_grad, geometry
+    if is_matrix(geometry):
+        return matrix_weight_grad, geometry
     if is_depthwise(geometry) and is_narrow(geometry, itemsize):
         return run_planes_grad, planes_grad_plan(geometry, itemsize)
     if is_depthwise(geometry):

@@ -171,7 +171,8 @@ def _combine_worker(
     worker, workers, m, weights, y, channels, columns, units, strip, pitch, scratch, taps
 ):
     """Combine each `workers`-th strip of columns, with the worker's row of `scratch`."""
-    packed, rest = scratch[worker, : _ROWS * pitch], scratch[worker, _ROWS * pitch :]
+    size = min(channels, _ROWS) * pitch
+    packed, rest = scratch[worker, :size], scratch[worker, size:]
     for s in range(worker, (columns + strip - 1) // strip, workers):
         first = s * strip
         _combine_strip(
@@ -211,14 +212,15 @@ def _rows(a: np.ndarray, m: np.ndarray) -> np.ndarray:
     units = tiles(lanes, MACHINE.spread)
     weights = np.concatenate([a[first : first + size].T.ravel() for first, size, _ in units])
     widest = _VECTOR_BYTES // m.itemsize * max(vectors for _, vectors in MACHINE.spread)
-    strip = min(_STRIP_BYTES // (_ROWS * m.itemsize), ceil_div(columns, _STRIPS))
+    rows = min(channels, _ROWS)
+    strip = min(_STRIP_BYTES // (rows * m.itemsize), ceil_div(columns, _STRIPS))
     strip = ceil_div(strip, widest) * widest
     pitch = line_stride(strip, m.itemsize)
     workers = min(numba.get_num_threads(), ceil_div(columns, strip))
     _combine(
         _combine_address(m.dtype), workers, flat(m), np.ascontiguousarray(weights),
         y.reshape(-1), channels, columns, np.array(units, np.int64), strip, pitch,
-        empty((workers, _ROWS * pitch + MACHINE.spread[0][0] * widest), m.dtype), _NO_TAPS,
+        empty((workers, rows * pitch + MACHINE.spread[0][0] * widest), m.dtype), _NO_TAPS,
     )  # fmt: skip
     return y
 
