@@ -19,7 +19,8 @@ from unittest import mock
 import numpy as np
 
 from deconv_core.cpu import batchplan, conv, gemmplan, linear, tilegradplan
-from deconv_core.cpu.batchplan import BatchDotPlan, BatchGradPlan, BatchPlan
+from deconv_core.cpu.batchgradplan import BatchDotPlan, BatchGradPlan
+from deconv_core.cpu.batchplan import BatchPlan
 from deconv_core.cpu.blocking import covered, covered_streams
 from deconv_core.cpu.config import MACHINE
 from deconv_core.cpu.conv import choose, choose_grad

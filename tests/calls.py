@@ -9,7 +9,17 @@ import numpy as np
 
 from deconv_core import functional as F
 from deconv_core import geometry
-from deconv_core.cpu import batchplan, config, conv, gemmplan, plan, tilegradplan, tiling, wideplan
+from deconv_core.cpu import (
+    batchgradplan,
+    batchplan,
+    config,
+    conv,
+    gemmplan,
+    plan,
+    tilegradplan,
+    tiling,
+    wideplan,
+)
 
 Call = tuple[str, Callable[..., Any], list[np.ndarray], list[Any], dict[str, Any]]
 
@@ -191,8 +201,9 @@ def multiply(wherever_possible: bool) -> None:
 def batch(wherever_possible: bool) -> None:
     """Let every pass of small pictures run with images innermost, or none."""
     multiply(False)
-    batchplan.BATCH_SHARE = (1e9, 1e9) if wherever_possible else (0, 0)
-    batchplan.BATCH_LEAST, batchplan.BATCH_PIXELS, batchplan.SHARED_MACS = 0, 1 << 20, 0
+    for module in (batchplan, batchgradplan):
+        module.BATCH_SHARE = (1e9, 1e9) if wherever_possible else (0, 0)
+        module.BATCH_LEAST, module.BATCH_PIXELS, module.SHARED_MACS = 0, 1 << 20, 0
     choose_again()
 
 
@@ -208,8 +219,9 @@ def choose_as_usual() -> None:
     tile(False)
     gemmplan.GEMM_SHARE, gemmplan.SHARED_MACS = config.GEMM_SHARE, config.SHARED_MACS
     wideplan.WIDE_SHARE, wideplan.SHARED_MACS = config.WIDE_SHARE, config.SHARED_MACS
-    batchplan.BATCH_SHARE, batchplan.BATCH_LEAST = config.BATCH_SHARE, config.BATCH_LEAST
-    batchplan.BATCH_PIXELS, batchplan.SHARED_MACS = config.BATCH_PIXELS, config.SHARED_MACS
+    for module in (batchplan, batchgradplan):
+        module.BATCH_SHARE, module.BATCH_LEAST = config.BATCH_SHARE, config.BATCH_LEAST
+        module.BATCH_PIXELS, module.SHARED_MACS = config.BATCH_PIXELS, config.SHARED_MACS
     choose_again()
 
 

@@ -14,8 +14,9 @@ from test_functional_gemm import check
 
 from deconv_core import functional as F
 from deconv_core import geometry, reference
-from deconv_core.cpu import batchplan, config
-from deconv_core.cpu.batchplan import BatchDotPlan, BatchGradPlan, batch_grad_plan, batch_plan
+from deconv_core.cpu import batchgradplan, batchplan, config
+from deconv_core.cpu.batchgradplan import BatchDotPlan, BatchGradPlan, batch_grad_plan
+from deconv_core.cpu.batchplan import batch_plan
 
 pytestmark = pytest.mark.usefixtures("junk")
 SETTINGS = settings(
@@ -26,7 +27,7 @@ SETTINGS = settings(
 @pytest.fixture(params=[0, 1e9])
 def batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Run passes with images innermost wherever they can be, weight gradients in both ways."""
-    monkeypatch.setattr(batchplan, "SUMMED_COST", request.param)
+    monkeypatch.setattr(batchgradplan, "SUMMED_COST", request.param)
     calls.batch(True)
     yield
     calls.choose_as_usual()

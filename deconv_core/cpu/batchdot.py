@@ -15,7 +15,7 @@ from numba import prange, types
 
 from ..memory import empty
 from .arrays import flat
-from .batchplan import BatchDotPlan
+from .batchgradplan import BatchDotPlan
 from .dot import multiply, stream_offsets, write_unit
 from .jit import kernel
 from .launch import address, array, call

@@ -16,7 +16,8 @@ from numba import prange, types
 
 from ..memory import empty
 from .arrays import flat
-from .batchplan import LANES, VECTORS, BatchGradPlan
+from .batchgradplan import BatchGradPlan
+from .batchplan import LANES, VECTORS
 from .config import MACHINE
 from .jit import kernel
 from .launch import address, array, call

@@ -18,31 +18,24 @@ import numpy as np
 
 from ..geometry import ConvGeometry, ceil_div
 from ..sweep import Sweep, adjoint_sweep, forward_sweep
-from .blocking import covered, covered_streams, line_stride, tiles
+from .blocking import covered, line_stride, tiles
 from .config import (
     BATCH_CHUNK_BYTES,
     BATCH_LEAST,
     BATCH_PIXELS,
     BATCH_SHARE,
     BATCH_TASKS,
-    BATCH_TERMS,
-    GRAD_BATCH,
-    GRAD_TASKS,
     MACHINE,
-    MAX_CHUNKS,
     PART_PIXELS,
-    PARTIAL_BYTES,
     SHARED_MACS,
-    SUMMED_COST,
-    SUMS_COST,
     TABLE_PIXELS,
     TRANSPOSE_COST,
 )
-from .gemmplan import gemm_grad_plan, gemm_plan, made_by_dot, made_by_spread, workers_for
-from .plan import Plan, dot_plan, record, spread_plan, sweep_numbers, tap_tables
+from .gemmplan import gemm_plan, made_by_spread, workers_for
+from .plan import record, spread_plan, sweep_numbers, tap_tables
 
 LANES, VECTORS = MACHINE.spread[0]  # of the tile with the most lanes
-_NEVER = 1 << 60  # an end (transpose.py) that is not reached
+NEVER = 1 << 60  # an end (transpose.py) that is not reached
 
 
 @dataclass(frozen=True)
@@ -79,51 +72,6 @@ class BatchPlan:
     workers: int
 
 
-@dataclass(frozen=True)
-class BatchGradPlan:
-    """Everything that the kernels of a weight gradient need besides the arrays.
-
-    Attributes
-    ----------
-    shape : of the result
-    numbers : structured array of one `PLAN` record
-    source_at, grad_at : int64, for `transpose`, where a channel's pixels go, and those of a lane
-    runs : (n, 4), int64, tap, place among the lanes, place in the packed source, pixels
-    workers : how many threads are worth waking for the tasks, at most
-    """
-
-    shape: tuple[int, ...]
-    numbers: np.ndarray
-    source_at: np.ndarray
-    grad_at: np.ndarray
-    runs: np.ndarray
-    workers: int
-
-
-@dataclass(frozen=True)
-class BatchDotPlan:
-    """The same of a weight gradient by `dot`.
-
-    Attributes
-    ----------
-    shape : of the result
-    numbers : structured array of one `PLAN` record
-    source_at, grad_at : int64, for `transpose`, where a channel's pixels go, and those of lanes
-    taps, tap_kernel : int64, each tap's offset into a packed channel and position in the kernel
-    units : (n, 6), int64, as in another plan
-    workers : how many threads are worth waking for the tasks, at most
-    """
-
-    shape: tuple[int, ...]
-    numbers: np.ndarray
-    source_at: np.ndarray
-    grad_at: np.ndarray
-    taps: np.ndarray
-    tap_kernel: np.ndarray
-    units: np.ndarray
-    workers: int
-
-
 @dataclass(frozen=True, order=True)
 class _Stretch:
     """Results of an axis with like taps, a write stride apart; their sources are neighbours.
@@ -144,7 +92,7 @@ class _Stretch:
     source: int
 
 
-def _order(sweep: Sweep) -> np.ndarray:
+def order_of(sweep: Sweep) -> np.ndarray:
     """Return the place of each element of an axis' source, which is packed phase by phase."""
     phase = (np.arange(sweep.source) - sweep.read_base) % sweep.read_stride
     order = np.empty(sweep.source, np.int64)
@@ -152,25 +100,25 @@ def _order(sweep: Sweep) -> np.ndarray:
     return order
 
 
-def _pixels(rows: Sweep, columns: Sweep) -> np.ndarray:
+def pixels_of(rows: Sweep, columns: Sweep) -> np.ndarray:
     """Return the place of each pixel of the source."""
-    return (_order(rows)[:, None] * columns.source + _order(columns)).ravel()
+    return (order_of(rows)[:, None] * columns.source + order_of(columns)).ravel()
 
 
-def _source_of(sweep: Sweep, position: int, phase: int, offset: int) -> int:
+def source_of(sweep: Sweep, position: int, phase: int, offset: int) -> int:
     """Return what a tap reads at a position, which may lie outside of the source."""
     return sweep.read_stride * (position + offset) + sweep.read_phases[phase] + sweep.read_base
 
 
 def _stretches(sweep: Sweep, first: int, end: int) -> list[_Stretch]:
     """Return the stretches of an axis' results from `first` to `end`, like ones together."""
-    order, found = _order(sweep), []
+    order, found = order_of(sweep), []
     for b in range(sweep.write_stride):
         own = [(a, offset) for write, a, offset in sweep.taps if write == b]
         for q in range(sweep.count):
             result = sweep.write_stride * q + b + sweep.write_base
             if first <= result < end:
-                at = [_source_of(sweep, q, *tap) for tap in own]
+                at = [source_of(sweep, q, *tap) for tap in own]
                 inside = [(i, int(order[s])) for i, s in enumerate(at) if 0 <= s < sweep.source]
                 source = inside[0][1] if inside else 0
                 taps = tuple((i, s - source) for i, s in inside)
@@ -249,19 +197,19 @@ class _Tables:
         self._place += max(ceil_div(length, step) * step for step in self._steps)
 
 
-def _places(starts: np.ndarray, step: int, ends: int | np.ndarray) -> np.ndarray:
+def places_at(starts: np.ndarray, step: int, ends: int | np.ndarray) -> np.ndarray:
     """Return the table of places for `transpose`."""
     table = np.empty((*starts.shape, 3), np.int64)
     table[..., 0], table[..., 1], table[..., 2] = starts, step, ends
     return table.ravel()
 
 
-def _table(values: list) -> np.ndarray:
+def as_table(values: list) -> np.ndarray:
     """Return integers as a table."""
     return np.array(values, np.int64)
 
 
-def _transposed(geometry: ConvGeometry) -> int:
+def transposing_cost(geometry: ConvGeometry) -> int:
     """Return the products that it costs to transpose both pictures."""
     return TRANSPOSE_COST * (math.prod(geometry.input_shape) + math.prod(geometry.output_shape))
 
@@ -307,7 +255,7 @@ def batch_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> BatchPla
         run_products(tables.classes, tables.runs, lanes, vectors, width)
         for _, lanes, vectors in found
     )
-    made = products * blocks * source * geometry.groups + _transposed(geometry)
+    made = products * blocks * source * geometry.groups + transposing_cost(geometry)
     rival = made_by_spread(spread_plan(geometry, adjoint, itemsize))
     if gemm_plan(geometry, adjoint, itemsize) is not None:
         rival = min(rival, geometry.macs)
@@ -316,7 +264,7 @@ def batch_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> BatchPla
 
     _, tap_kernel, phase_at = tap_tables(rows, columns, {"phase_plane": 0, "pitch": 0})
     together = min(source * geometry.groups, ceil_div(TABLE_PIXELS, pixels))
-    source_at = plane * np.arange(together)[:, None] + images * _pixels(rows, columns)
+    source_at = plane * np.arange(together)[:, None] + images * pixels_of(rows, columns)
     panel = line_stride(tables.size, itemsize)
     written = 1 if len(tables.class_at) > 2 else min(LANES, ceil_div(TABLE_PIXELS, drawn))
     result_at = panel * np.arange(written)[:, None] + tables.result_at.ravel()
@@ -337,137 +285,8 @@ def batch_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> BatchPla
     return BatchPlan(
         geometry.input_shape if adjoint else geometry.output_shape,
         record(sweep_numbers(geometry.batch, rows, columns) | numbers),
-        _places(source_at, plane, _NEVER), result_at.ravel(), tap_kernel, phase_at,
-        _table(tables.taps), _table(tables.picks), _table(tables.classes), _table(tables.class_at),
-        _table(tables.runs), _table(units),
+        places_at(source_at, plane, NEVER), result_at.ravel(), tap_kernel, phase_at,
+        as_table(tables.taps), as_table(tables.picks), as_table(tables.classes),
+        as_table(tables.class_at), as_table(tables.runs), as_table(units),
         workers_for(geometry, blocks * (len(tables.class_at) - 1) * len(units)),
-    )  # fmt: skip
-
-
-def _inside(sweep: Sweep) -> list[tuple[int, int, int]]:
-    """Return of each tap the first position inside the source, how many are, and its place."""
-    order, found = _order(sweep), []
-    for _, a, offset in sweep.taps:
-        at = [_source_of(sweep, q, a, offset) for q in range(sweep.count)]
-        inside = [q for q, s in enumerate(at) if 0 <= s < sweep.source]
-        first = inside[0] if inside else 0
-        found.append((first, len(inside), int(order[at[first]]) if inside else 0))
-    return found
-
-
-def _made_by_images(geometry: ConvGeometry, direct: Plan) -> float:
-    """Return the products of a weight gradient by `dot`, its last sums counted in."""
-    p, width = direct.numbers[0], MACHINE.vector_bytes // direct.itemsize
-    streams = int(p["source_channels"] * p["kernel"])
-    positions = geometry.rows.out * geometry.cols.out
-    if positions > BATCH_TERMS:
-        return math.inf
-    tiles = [(int(unit[2]), int(unit[4])) for unit in direct.units]
-    each = sum(lanes * covered_streams(streams, lanes, across) for lanes, across in tiles)
-    return float(each * ceil_div(geometry.batch, width) * width * (positions + SUMS_COST))
-
-
-def _dot_plan(geometry: ConvGeometry, direct: Plan) -> BatchDotPlan:
-    """Plan a weight gradient by `dot`, in the units of `direct`: a block is a vector of images.
-
-    The source has a halo. What no tap reads of it goes to a pixel of its own behind it.
-    """
-    rows, columns = forward_sweep(geometry.rows), forward_sweep(geometry.cols)
-    itemsize, old = direct.itemsize, direct.numbers[0]
-    images, positions = MACHINE.vector_bytes // itemsize, rows.count * columns.count
-    pitch = columns.count + columns.reach
-    phase_plane = (rows.count + rows.reach) * pitch
-    phases = len(rows.read_phases) * len(columns.read_phases)
-    offsets, kernel, _ = tap_tables(rows, columns, {"phase_plane": phase_plane, "pitch": pitch})
-    places = np.full((rows.source, columns.source), phases * phase_plane)
-    for i, j in np.ndindex(len(rows.read_phases), len(columns.read_phases)):
-        for q, r in np.ndindex(rows.count + rows.reach, columns.count + columns.reach):
-            h, w = _source_of(rows, q, i, 0), _source_of(columns, r, j, 0)
-            if 0 <= h < rows.source and 0 <= w < columns.source:
-                phase = i * len(columns.read_phases) + j
-                places[h, w] = phase * phase_plane + q * pitch + r
-    plane = line_stride((phases * phase_plane + 1) * images, itemsize)
-    line, lanes = line_stride(positions * images, itemsize), MACHINE.dot[0][0]
-    grad_at = line * np.arange(lanes)[:, None] + images * np.arange(positions)
-    blocks, source = ceil_div(geometry.batch, images), int(old["source_channels"])
-    most = max(1, min(MAX_CHUNKS, PARTIAL_BYTES // (direct.weight_size * itemsize)))
-    kept = "groups", "source_channels", "result_channels", "kernel", "streams", "tile_size"
-    numbers = {name: int(old[name]) for name in kept} | {
-        "images": images, "blocks": blocks, "chunks": ceil_div(blocks, ceil_div(blocks, most)),
-        "pitch": pitch * images, "positions": columns.count * images, "plane": plane,
-        "panel_pitch": line, "lanes_size": lanes * line,
-        "packed_size": line_stride(source * plane, itemsize), "weight_size": direct.weight_size,
-    }  # fmt: skip
-    numbers["scratch_size"] = numbers["packed_size"] + numbers["lanes_size"]
-    return BatchDotPlan(
-        geometry.weight_shape,
-        record(sweep_numbers(geometry.batch, rows, columns) | numbers),
-        _places(places.ravel() * images, 0, _NEVER), _places(grad_at, 0, _NEVER),
-        offsets * images, kernel, direct.units,
-        workers_for(geometry, numbers["chunks"] * len(direct.units)),
-    )  # fmt: skip
-
-
-def batch_grad_plan(geometry: ConvGeometry, itemsize: int) -> BatchGradPlan | BatchDotPlan | None:
-    """Plan a weight gradient; None if another is cheaper.
-
-    Its lanes are result channels, its vectors source channels, its sums over pixels and images. Or
-    its vectors are images, added up at the end.
-    """
-    rows, columns = forward_sweep(geometry.rows), forward_sweep(geometry.cols)
-    source, result = (
-        geometry.in_channels // geometry.groups,
-        geometry.out_channels // geometry.groups,
-    )
-    kernel, images = len(rows.taps) * len(columns.taps), GRAD_BATCH
-    block = VECTORS * (MACHINE.vector_bytes // itemsize)
-    pixels, positions = rows.source * columns.source, rows.count * columns.count
-    if geometry.macs < SHARED_MACS or pixels > BATCH_PIXELS:
-        return None
-    if geometry.batch < max(1, BATCH_LEAST * images):
-        return None
-    high, wide = _inside(rows), _inside(columns)
-    sources, lanes = ceil_div(source, block), ceil_div(result, LANES)
-    units, panel = geometry.groups * sources * lanes, kernel * LANES * block
-    made = units * LANES * block * geometry.batch
-    made *= sum(count for _, count, _ in high) * sum(count for _, count, _ in wide)
-    made = int(SUMMED_COST * made) + _transposed(geometry)
-    direct = dot_plan(geometry, itemsize)
-    rival = made_by_dot(direct)
-    by_dot = _made_by_images(geometry, direct) + _transposed(geometry)
-    if gemm_grad_plan(geometry, itemsize) is not None:
-        rival = min(rival, geometry.macs)
-    if min(made, by_dot) > BATCH_SHARE[1] * rival:
-        return None
-    if by_dot < made:
-        return _dot_plan(geometry, direct)
-
-    runs = [
-        (
-            i * len(columns.taps) + j,
-            ((top + n) * columns.count + left) * images * LANES,
-            ((row + n) * columns.source + column) * images * block,
-            count,
-        )
-        for i, (top, lines, row) in enumerate(high)
-        for j, (left, count, column) in enumerate(wide)
-        for n in range(lines if count else 0)
-    ]
-    starts = np.arange(positions) * images * LANES
-    blocks = ceil_div(geometry.batch, images)
-    numbers = {
-        "groups": geometry.groups, "source_channels": source, "result_channels": result,
-        "kernel": kernel, "images": images, "blocks": blocks,
-        "chunks": ceil_div(blocks, ceil_div(blocks, min(blocks, ceil_div(GRAD_TASKS, units)))),
-        "tiles": lanes, "panel_size": panel, "weight_size": units * panel,
-        "packed_size": line_stride(pixels * images * block, itemsize),
-        "lanes_size": line_stride(positions * images * LANES, itemsize),
-    }  # fmt: skip
-    numbers["scratch_size"] = numbers["packed_size"] + numbers["lanes_size"]
-    return BatchGradPlan(
-        geometry.weight_shape,
-        record(sweep_numbers(geometry.batch, rows, columns) | numbers),
-        _places(_pixels(rows, columns) * images * block, block, _NEVER),
-        _places(starts, LANES, starts + images * LANES),
-        _table(runs).reshape(-1, 4), workers_for(geometry, units * numbers["chunks"]),
     )  # fmt: skip

@@ -18,7 +18,8 @@ from ..geometry import ConvGeometry
 from ..memory import zeros
 from .batchdot import run_batch_dot
 from .batchgrad import run_batch_grad
-from .batchplan import BatchGradPlan, batch_grad_plan, batch_plan
+from .batchgradplan import BatchGradPlan, batch_grad_plan
+from .batchplan import batch_plan
 from .batchwise import run_batchwise
 from .depthplan import is_depthwise, plane_dot_plan, plane_plan
 from .depthwise import run_bands, run_chunks
