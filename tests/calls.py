@@ -15,6 +15,7 @@ from deconv_core.cpu import (
     config,
     conv,
     gemmplan,
+    matrix,
     plan,
     tilegradplan,
     tiling,
@@ -199,7 +200,7 @@ def multiply(wherever_possible: bool) -> None:
 
 
 def batch(wherever_possible: bool) -> None:
-    """Let every pass of small pictures run with images innermost, or none."""
+    """Let every pass of small pictures run with images innermost, or none; no products, too."""
     multiply(False)
     for module in (batchplan, batchgradplan):
         module.BATCH_SHARE = (1e9, 1e9) if wherever_possible else (0, 0)
@@ -207,8 +208,14 @@ def batch(wherever_possible: bool) -> None:
     choose_again()
 
 
+def window(wherever_possible: bool) -> None:
+    """Let every pass with few results be a product of its windows, however small, or none."""
+    matrix.SHARED_MACS = 0 if wherever_possible else 1 << 60
+    choose_again()
+
+
 def widen(wherever_possible: bool) -> None:
-    """Let every weight gradient that can run along the kernel's rows, or none."""
+    """Let every weight gradient that can run along the kernel's rows, or none; no products, too."""
     multiply(False)
     wideplan.WIDE_SHARE, wideplan.SHARED_MACS = 1e9 if wherever_possible else 0, 0
     choose_again()
@@ -219,6 +226,7 @@ def choose_as_usual() -> None:
     tile(False)
     gemmplan.GEMM_SHARE, gemmplan.SHARED_MACS = config.GEMM_SHARE, config.SHARED_MACS
     wideplan.WIDE_SHARE, wideplan.SHARED_MACS = config.WIDE_SHARE, config.SHARED_MACS
+    matrix.SHARED_MACS = config.SHARED_MACS
     for module in (batchplan, batchgradplan):
         module.BATCH_SHARE, module.BATCH_LEAST = config.BATCH_SHARE, config.BATCH_LEAST
         module.BATCH_PIXELS, module.SHARED_MACS = config.BATCH_PIXELS, config.SHARED_MACS

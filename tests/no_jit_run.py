@@ -86,11 +86,11 @@ def tiles(rng: np.random.Generator) -> None:
 
 
 def products(rng: np.random.Generator) -> None:
-    """Convolutions as products of matrices, along kernels' rows, with images innermost.
+    """Convolutions as products of matrices, along kernels' rows, with images innermost, of windows.
 
     What the last tiles compute in vain may overflow.
     """
-    for choose in (calls.multiply, calls.widen, calls.batch):
+    for choose in (calls.multiply, calls.widen, calls.batch, calls.window):
         choose(True)
         with np.errstate(all="ignore"):
             convolutions(rng)
@@ -180,10 +180,11 @@ def the_rest(rng: np.random.Generator) -> None:
     close(F.col2im(columns, x.shape[2:], 2, 1, 1), reference.col2im(columns, rows, cols))
     close(F.relu(x), reference.relu_forward(x))
     close(F.relu_backward(x, F.relu(x)), reference.relu_backward(x, F.relu(x)))
-    x, w, b = (rng.standard_normal(s) for s in ((3, 4), (2, 4), (2,)))
-    y = F.linear(x, w, b)
-    close(y, reference.linear_forward(x, w, b))
-    close(F.linear_backward(y, x, w), reference.linear_backward(y, x, w))
+    for n, features, out in ((7, 130, 6), (3, 4, 2)):
+        x, w, b = (rng.standard_normal(s) for s in ((n, features), (out, features), (out,)))
+        y = F.linear(x, w, b)
+        close(y, reference.linear_forward(x, w, b))
+        close(F.linear_backward(y, x, w), reference.linear_backward(y, x, w))
     target = np.array([0, 1, 1])
     close(F.cross_entropy(y, target, 0.1), reference.cross_entropy(y, target, 0.1))
     ours, theirs = [[abs(a).copy() for a in (x, x, x, x)] for _ in range(2)]

@@ -113,7 +113,7 @@ def _add_block(
             and units[last, 0] == group
             and units[last, 2] == lanes
         ):
-            if not p.straight:
+            if not p.rowwise:
                 at = (last - first) * lanes * p.panel_pitch
                 pack_lanes(dy, panel[at:], p, image, row, column, group, units[last, 1], lanes)
             last += 1
@@ -127,7 +127,7 @@ def _add_block(
         else:
             far = _place(p, behind, units[begin, 0], units[begin, 1], below, beside)
         far = dy.ctypes.data + far * dy.itemsize
-        if p.straight:
+        if p.rowwise:
             multiply(
                 dy, _place(p, image, group, units[first, 1], row, column), size, p.result_w,
                 packed, offsets, p.pitch, min(p.block_rows, p.rows - row),

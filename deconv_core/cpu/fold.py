@@ -1,4 +1,4 @@
-"""im2col and its adjoint col2im, for those who want the columns: the engine itself never does."""
+"""im2col and its adjoint col2im: for those who want the columns, and for matrix.py."""
 
 from __future__ import annotations
 

@@ -171,8 +171,8 @@ def _combine_worker(
     worker, workers, m, weights, y, channels, columns, units, strip, pitch, scratch, taps
 ):
     """Combine each `workers`-th strip of columns, with the worker's row of `scratch`."""
-    size = min(channels, _ROWS) * pitch
-    packed, rest = scratch[worker, :size], scratch[worker, size:]
+    packed = scratch[worker]  # a last tile may read beyond the rows, into what follows
+    rest = packed[min(channels, _ROWS) * pitch :]
     for s in range(worker, (columns + strip - 1) // strip, workers):
         first = s * strip
         _combine_strip(

@@ -75,7 +75,8 @@ def matrix_input_grad(
     """Return the adjoint of the convolution."""
     y = linear_input_grad(_results(dy), _matrix(w))
     if not _is_whole(geometry):
-        columns = _turned(y.reshape(len(dy), -1, y.shape[1]))
+        results = geometry.rows.out * geometry.cols.out
+        columns = _turned(y.reshape(len(dy), results, y.shape[1]))
         y = col2im(columns, geometry.rows, geometry.cols)
     y = y.reshape(geometry.input_shape)
     if bias is not None:

@@ -37,6 +37,7 @@ _FIELDS = (
     "weight_size scratch_size "  # all units' weights (or sums), one worker's workspace
     "kernel w_lane w_channel streams tile_size lanes_size unit_run "  # weights and their sums
     "plain straight "  # whether tiles write the result: all, or those of so many vectors
+    "rowwise "  # whether a weight gradient reads the gradient's rows as they lie
     "joint "  # write phases that are lanes of one tile
     "tile tile_h points_h panel_plane line_pitch lines_size weight_gap "  # Winograd's tiles
     "phases_h phases_w folds_h folds_w "  # read phases, dilated passes that are folded
@@ -101,7 +102,8 @@ class Plan:
             _cut(p["rows"], p["block_rows"]),
             _cut(p["columns"], p["block_columns"]),
         )
-        if p["plain"] or (vectors is not None and vectors <= p["straight"]):
+        straight = vectors is not None and (p["rowwise"] or vectors <= p["straight"])
+        if p["plain"] or straight:
             return [[length] * (images * rows) for images, rows, length in blocks]
         apart, pitch = int(p["image_rows"]), int(p["pitch"])
         return [[((images - 1) * apart + rows) * pitch] for images, rows, _ in blocks]
@@ -291,13 +293,13 @@ def spread_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Plan:
     return _finish(geometry, shape, work, numbers, sweeps, units, line_stride(at, itemsize))
 
 
-def _rows_as_they_lie(work: Pass, numbers: dict[str, int]) -> int:
-    """Return whether a weight gradient's tiles read the lanes' rows where they lie.
+def _rows_as_they_lie(work: Pass, numbers: dict[str, int]) -> bool:
+    """Tell whether a weight gradient's tiles read the lanes' rows where they lie.
 
     They do where these are whole vectors; packed ones run on, with zeros in between.
     """
     aligned = numbers["block_columns"] % work.width == work.columns.count % work.width == 0
-    return 1 if aligned and numbers["images"] == 1 and not numbers["plain"] else 0
+    return aligned and numbers["images"] == 1 and not numbers["plain"]
 
 
 @lru_cache(maxsize=512)
@@ -327,8 +329,8 @@ def dot_plan(geometry: ConvGeometry, itemsize: int) -> Plan:
     near = LANES_BYTES // (numbers["lanes_size"] * itemsize)
     numbers["unit_run"] = max(1, min(near, most))
     size = line_stride(numbers["lanes_size"] * numbers["unit_run"] + width, itemsize)
-    numbers["straight"] = _rows_as_they_lie(work, numbers)
-    numbers["panel_size"] = 0 if numbers["plain"] or numbers["straight"] else size
+    numbers["rowwise"] = int(_rows_as_they_lie(work, numbers))
+    numbers["panel_size"] = 0 if numbers["plain"] or numbers["rowwise"] else size
     most = max(1, min(MAX_CHUNKS, PARTIAL_BYTES // (at * itemsize)))
     numbers["chunks"] = min(most, numbers["blocks"])
     return _finish(geometry, geometry.weight_shape, work, numbers, sweeps, units, at)
