@@ -21,7 +21,7 @@ import numpy as np
 from deconv_core.cpu import batchplan, conv, gemmplan, linear, tilegradplan
 from deconv_core.cpu.batchgradplan import BatchDotPlan, BatchGradPlan
 from deconv_core.cpu.batchplan import BatchPlan
-from deconv_core.cpu.blocking import covered, covered_streams
+from deconv_core.cpu.blocking import covered
 from deconv_core.cpu.config import MACHINE
 from deconv_core.cpu.conv import choose, choose_grad
 from deconv_core.cpu.gemmplan import GemmPlan
@@ -90,8 +90,7 @@ def spread_loads(plan: Plan, itemsize: int) -> tuple[int, ...]:
 def dot_loads(plan: Plan, itemsize: int) -> tuple[int, ...]:
     """Return the multiply-adds of a weight gradient's tasks."""
     p, width = plan.numbers[0], MACHINE.vector_bytes // itemsize
-    streams = int(p["source_channels"]) * len(plan.taps)
-    units = [int(u[2]) * covered_streams(streams, int(u[2]), int(u[4])) for u in plan.units]
+    units = gemmplan.unit_products(plan.numbers, plan.units)
     chunks, lengths = (
         int(p["chunks"]),
         [sum(ceil_div(n, width) * width for n in run) for run in plan.runs(1)],
@@ -142,10 +141,9 @@ def _of_batch_sums(geometry: ConvGeometry, plan: BatchGradPlan, itemsize: int) -
 def _of_batch_dots(geometry: ConvGeometry, plan: BatchDotPlan) -> Launch:
     """Return the launch of a weight gradient whose vectors are images."""
     p = plan.numbers[0]
-    chunks, streams = int(p["chunks"]), int(p["source_channels"] * p["kernel"])
+    chunks, each = int(p["chunks"]), int(p["rows"] * p["positions"])
     ends = [chunk * int(p["blocks"]) // chunks for chunk in range(chunks + 1)]
-    each = int(p["rows"] * p["positions"])
-    units = [int(u[2]) * covered_streams(streams, int(u[2]), int(u[4])) * each for u in plan.units]
+    units = [unit * each for unit in gemmplan.unit_products(plan.numbers, plan.units)]
     loads = tuple((b - a) * unit for a, b in pairwise(ends) for unit in units)
     cut = f"{chunks} chunks x {len(units)} tiles of channels"
     return Launch("weight gradient", geometry, loads, cut, plan.workers)

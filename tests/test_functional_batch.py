@@ -9,11 +9,10 @@ import calls
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from support import ConvCase, call, conv_cases, transposed_cases
-from test_functional_gemm import check
+from support import ConvCase, conv_cases, transposed_cases
+from test_functional_gemm import check_convolution, check_transposed_convolution
 
-from deconv_core import functional as F
-from deconv_core import geometry, reference
+from deconv_core import geometry
 from deconv_core.cpu import batchgradplan, batchplan, config
 from deconv_core.cpu.batchgradplan import BatchDotPlan, BatchGradPlan, batch_grad_plan
 from deconv_core.cpu.batchplan import batch_plan
@@ -40,26 +39,13 @@ def test_any_convolution(case: ConvCase, batches: None, dtype: type) -> None:
     x, w, b, dy = case.arrays(dtype, shape.output_shape, shape.out_channels)
     for plan in batch_plan(shape, False, dy.itemsize), batch_grad_plan(shape, dy.itemsize):
         assert (plan is None) == (shape.batch == 0)
-    y = call(F.conv2d, x, w, b, **case.options)
-    check(y, reference.conv_forward, x, w, b, shape=shape)
-    dx = call(F.conv2d_input_grad, dy, w, x.shape, **case.options)
-    check(dx, reference.conv_input_grad, dy, w, None, shape=shape)
-    dw = call(F.conv2d_weight_grad, dy, x, w.shape, **case.options)
-    check(dw, reference.conv_weight_grad, x, dy, shape=shape)
+    check_convolution(x, w, b, dy, case.options, shape)
 
 
 @SETTINGS
 @given(case=transposed_cases())
 def test_any_transposed_convolution(case: ConvCase, batches: None, dtype: type) -> None:
-    shape = geometry.conv_transpose(case.x_shape, case.w_shape, **case.options)
-    x, w, b, dy = case.arrays(dtype, shape.input_shape, shape.in_channels)
-    y = call(F.conv_transpose2d, x, w, b, **case.options)
-    check(y, reference.conv_input_grad, x, w, b, shape=shape)
-    options = case.without("output_padding")
-    dx = call(F.conv_transpose2d_input_grad, dy, w, x.shape, **options)
-    check(dx, reference.conv_forward, dy, w, None, shape=shape)
-    dw = call(F.conv_transpose2d_weight_grad, dy, x, w.shape, **options)
-    check(dw, reference.conv_weight_grad, dy, x, shape=shape)
+    check_transposed_convolution(case, dtype)
 
 
 @pytest.mark.parametrize("chunk_bytes", [1 << 13, config.BATCH_CHUNK_BYTES])
@@ -86,12 +72,7 @@ def test_many_pictures(
     rng, shape = np.random.default_rng(0), geometry.conv(x_shape, w_shape, **options)
     sizes = x_shape, w_shape, w_shape[0], shape.output_shape
     x, w, b, dy = (rng.standard_normal(size).astype(dtype) for size in sizes)
-    y = call(F.conv2d, x, w, b, **options)
-    check(y, reference.conv_forward, x, w, b, shape=shape)
-    dx = call(F.conv2d_input_grad, dy, w, x.shape, **options)
-    check(dx, reference.conv_input_grad, dy, w, None, shape=shape)
-    dw = call(F.conv2d_weight_grad, dy, x, w.shape, **options)
-    check(dw, reference.conv_weight_grad, x, dy, shape=shape)
+    check_convolution(x, w, b, dy, options, shape)
 
 
 @pytest.mark.skipif(config.FAMILY != "avx512", reason="tiles of other machines pay elsewhere")

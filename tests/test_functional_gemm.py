@@ -52,6 +52,36 @@ def check(ours: np.ndarray, function: Any, *arrays: Any, shape: geometry.ConvGeo
         assert abs(ours - truth).max() <= 24 * np.finfo(ours.dtype).eps * magnitude.max()
 
 
+def check_convolution(
+    x: np.ndarray,
+    w: np.ndarray,
+    b: np.ndarray | None,
+    dy: np.ndarray,
+    options: dict[str, Any],
+    shape: geometry.ConvGeometry,
+) -> None:
+    """Compare the three passes of a convolution with the reference."""
+    y = call(F.conv2d, x, w, b, **options)
+    check(y, reference.conv_forward, x, w, b, shape=shape)
+    dx = call(F.conv2d_input_grad, dy, w, x.shape, **options)
+    check(dx, reference.conv_input_grad, dy, w, None, shape=shape)
+    dw = call(F.conv2d_weight_grad, dy, x, w.shape, **options)
+    check(dw, reference.conv_weight_grad, x, dy, shape=shape)
+
+
+def check_transposed_convolution(case: ConvCase, dtype: type) -> None:
+    """Compare the three passes of a transposed convolution with the reference."""
+    shape = geometry.conv_transpose(case.x_shape, case.w_shape, **case.options)
+    x, w, b, dy = case.arrays(dtype, shape.input_shape, shape.in_channels)
+    y = call(F.conv_transpose2d, x, w, b, **case.options)
+    check(y, reference.conv_input_grad, x, w, b, shape=shape)
+    options = case.without("output_padding")
+    dx = call(F.conv_transpose2d_input_grad, dy, w, x.shape, **options)
+    check(dx, reference.conv_forward, dy, w, None, shape=shape)
+    dw = call(F.conv_transpose2d_weight_grad, dy, x, w.shape, **options)
+    check(dw, reference.conv_weight_grad, dy, x, shape=shape)
+
+
 def exact(*arrays: Any) -> list[Any]:
     """Return the arrays in float64."""
     return [None if array is None else array.astype(np.float64) for array in arrays]
@@ -63,26 +93,13 @@ def test_any_convolution(case: ConvCase, products: None, dtype: type) -> None:
     shape = geometry.conv(case.x_shape, case.w_shape, **case.options)
     x, w, b, dy = case.arrays(dtype, shape.output_shape, shape.out_channels)
     assert (gemm_plan(shape, False, dy.itemsize) is None) == (shape.batch == 0)
-    y = call(F.conv2d, x, w, b, **case.options)
-    check(y, reference.conv_forward, x, w, b, shape=shape)
-    dx = call(F.conv2d_input_grad, dy, w, x.shape, **case.options)
-    check(dx, reference.conv_input_grad, dy, w, None, shape=shape)
-    dw = call(F.conv2d_weight_grad, dy, x, w.shape, **case.options)
-    check(dw, reference.conv_weight_grad, x, dy, shape=shape)
+    check_convolution(x, w, b, dy, case.options, shape)
 
 
 @SETTINGS
 @given(case=transposed_cases())
 def test_any_transposed_convolution(case: ConvCase, products: None, dtype: type) -> None:
-    shape = geometry.conv_transpose(case.x_shape, case.w_shape, **case.options)
-    x, w, b, dy = case.arrays(dtype, shape.input_shape, shape.in_channels)
-    y = call(F.conv_transpose2d, x, w, b, **case.options)
-    check(y, reference.conv_input_grad, x, w, b, shape=shape)
-    options = case.without("output_padding")
-    dx = call(F.conv_transpose2d_input_grad, dy, w, x.shape, **options)
-    check(dx, reference.conv_forward, dy, w, None, shape=shape)
-    dw = call(F.conv_transpose2d_weight_grad, dy, x, w.shape, **options)
-    check(dw, reference.conv_weight_grad, dy, x, shape=shape)
+    check_transposed_convolution(case, dtype)
 
 
 @SETTINGS
@@ -162,11 +179,7 @@ def test_few_results_are_products_of_their_windows(
         rng.standard_normal(size).astype(dtype)
         for size in (x_shape, w_shape, w_shape[0], shape.output_shape)
     )
-    check(call(F.conv2d, x, w, b, **options), reference.conv_forward, x, w, b, shape=shape)
-    dx = call(F.conv2d_input_grad, dy, w, x_shape, **options)
-    check(dx, reference.conv_input_grad, dy, w, None, shape=shape)
-    dw = call(F.conv2d_weight_grad, dy, x, w_shape, **options)
-    check(dw, reference.conv_weight_grad, x, dy, shape=shape)
+    check_convolution(x, w, b, dy, options, shape)
     transposed = geometry.conv_transpose(dy.shape, w_shape, **options)
     b = rng.standard_normal(transposed.in_channels).astype(dtype)
     y = call(F.conv_transpose2d, dy, w, b, **options)

@@ -24,7 +24,7 @@ from .batchplan import (
     source_of,
     transposing_cost,
 )
-from .blocking import covered_streams, line_stride
+from .blocking import line_stride
 from .config import (
     BATCH_LEAST,
     BATCH_PIXELS,
@@ -39,7 +39,7 @@ from .config import (
     SUMMED_COST,
     SUMS_COST,
 )
-from .gemmplan import gemm_grad_plan, made_by_dot, workers_for
+from .gemmplan import gemm_grad_plan, made_by_dot, unit_products, workers_for
 from .plan import Plan, dot_plan, record, sweep_numbers, tap_tables
 
 
@@ -101,13 +101,13 @@ def _inside(sweep: Sweep) -> list[tuple[int, int, int]]:
 
 def _made_by_images(geometry: ConvGeometry, direct: Plan) -> float:
     """Return the products of a weight gradient by `dot`, its last sums counted in."""
-    p, width = direct.numbers[0], MACHINE.vector_bytes // direct.itemsize
-    streams = int(p["source_channels"] * p["kernel"])
-    positions = geometry.rows.out * geometry.cols.out
+    positions, width = (
+        geometry.rows.out * geometry.cols.out,
+        MACHINE.vector_bytes // direct.itemsize,
+    )
     if positions > BATCH_TERMS:
         return math.inf
-    tiles = [(int(unit[2]), int(unit[4])) for unit in direct.units]
-    each = sum(lanes * covered_streams(streams, lanes, across) for lanes, across in tiles)
+    each = sum(unit_products(direct.numbers, direct.units))
     return float(each * ceil_div(geometry.batch, width) * width * (positions + SUMS_COST))
 
 

@@ -110,12 +110,19 @@ def _phases(rows: Sweep, columns: Sweep) -> tuple[np.ndarray, np.ndarray]:
     return np.array(rows.read_phases, np.int64), np.array(columns.read_phases, np.int64)
 
 
+def unit_products(numbers: np.ndarray, units: np.ndarray) -> list[int]:
+    """Return the products that `dot`'s tiles make of a position, for each unit of a plan."""
+    streams = int(numbers["source_channels"][0] * numbers["kernel"][0])
+    tiles = [(int(unit[2]), int(unit[4])) for unit in units]
+    return [lanes * covered_streams(streams, lanes, across) for lanes, across in tiles]
+
+
 def made_by_dot(plan: Plan) -> float:
     """Return the products that a weight gradient's tiles make; their last sums cost some, too."""
-    p, width = plan.numbers[0], MACHINE.vector_bytes // plan.itemsize
-    streams = int(p["source_channels"] * p["kernel"])
-    tiles = [(int(unit[2]), int(unit[4])) for unit in plan.units]
-    each = sum(lanes * covered_streams(streams, lanes, across) for lanes, across in tiles)
+    each, width = (
+        sum(unit_products(plan.numbers, plan.units)),
+        MACHINE.vector_bytes // plan.itemsize,
+    )
     lengths = Counter(chain.from_iterable(plan.runs(1)))
     vectors = sum(times * ceil_div(n, width) for n, times in lengths.items())
     vectors += SUMS_COST * sum(map(len, plan.runs()))
