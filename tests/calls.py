@@ -205,6 +205,7 @@ def batch(wherever_possible: bool) -> None:
     for module in (batchplan, batchgradplan):
         module.BATCH_SHARE = (1e9, 1e9) if wherever_possible else (0, 0)
         module.BATCH_LEAST, module.BATCH_PIXELS, module.SHARED_MACS = 0, 1 << 20, 0
+    batchgradplan.BATCH_TERMS = 1 << 20
     choose_again()
 
 
@@ -230,6 +231,7 @@ def choose_as_usual() -> None:
     for module in (batchplan, batchgradplan):
         module.BATCH_SHARE, module.BATCH_LEAST = config.BATCH_SHARE, config.BATCH_LEAST
         module.BATCH_PIXELS, module.SHARED_MACS = config.BATCH_PIXELS, config.SHARED_MACS
+    batchgradplan.BATCH_TERMS = config.BATCH_TERMS
     choose_again()
 
 

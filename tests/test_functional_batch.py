@@ -8,7 +8,7 @@ from typing import Any
 import calls
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from support import ConvCase, conv_cases, transposed_cases
 from test_functional_gemm import check_convolution, check_transposed_convolution
 
@@ -32,8 +32,13 @@ def batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     calls.choose_as_usual()
 
 
+POINTWISE = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
+MANY_POSITIONS = ConvCase((1, 1, 10, 13), (1, 1, 1, 1), POINTWISE, False, ("plain",) * 3, 0)
+
+
 @SETTINGS
 @given(case=conv_cases(symmetric=True))
+@example(case=MANY_POSITIONS)
 def test_any_convolution(case: ConvCase, batches: None, dtype: type) -> None:
     shape = geometry.conv(case.x_shape, case.w_shape, **case.options)
     x, w, b, dy = case.arrays(dtype, shape.output_shape, shape.out_channels)
