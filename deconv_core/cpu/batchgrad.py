@@ -75,9 +75,9 @@ def _add(packed, lanes, p, runs, taps, none, images, sums, at):
         pixels = runs[run, 3] if images == p.images else 1
         for pixel in range(0, runs[run, 3], pixels):
             spread(
-                LANES, block, lanes, runs[run, 1] + pixel * p.images * LANES,
-                packed, runs[run, 2] + pixel * p.images * block, block, pixels * images,
-                taps, 0, 1, none, 0, sums, at + runs[run, 0] * LANES * block, block, 0,
+                LANES, 1, block, lanes, runs[run, 1] + pixel * p.images * LANES,
+                packed, runs[run, 2] + pixel * p.images * block, 0, block, pixels * images,
+                taps, 0, 1, none, 0, sums, at + runs[run, 0] * LANES * block, 0, block, 0,
             )  # fmt: skip
 
 

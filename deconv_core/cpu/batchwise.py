@@ -67,7 +67,7 @@ def _class_weights(weights, at, target, picks, begin, end, taps, channels, lanes
 @kernel
 def _multiply(
     packed, block_at, panel, weights, bias, bias_at, p, phase_at, taps, picks, classes, first, last,
-    runs, channel, channels, lanes, step,
+    runs, channel, channels, lanes,
 ):  # fmt: skip
     """Add the products of some channels up, for the classes from `first` to `last`."""
     for c in range(first, last):
@@ -78,13 +78,12 @@ def _multiply(
             _class_weights(weights, at, p.weight_size, picks, begin, end, own, channels, lanes)
             at = p.weight_size
         for run in range(classes[c, 3], classes[c, 4]):
-            for q in range(0, runs[run, 2], step):
-                spread(
-                    lanes, runs[run, 2] - q, weights, at,
-                    packed, block_at + channel * p.plane + runs[run, 0] + q, p.plane, channels,
-                    taps, begin, end, bias, bias_at,
-                    panel, runs[run, 1] + q, p.panel_pitch, 1 if channel == 0 else 0,
-                )  # fmt: skip
+            spread(
+                lanes, 1, runs[run, 2], weights, at,
+                packed, block_at + channel * p.plane + runs[run, 0], 0, p.plane, channels,
+                taps, begin, end, bias, bias_at,
+                panel, runs[run, 1], 0, p.panel_pitch, 1 if channel == 0 else 0,
+            )  # fmt: skip
 
 
 @kernel
@@ -109,13 +108,13 @@ def _worker(
     """Run the worker's tasks, in its row of `scratch`."""
     p = plan[0]
     panel, weights = scratch[worker, : p.panel_size], scratch[worker, p.panel_size :]
-    count, width = units.shape[0], _VECTOR_BYTES // y.itemsize
+    count = units.shape[0]
     begin, end = share(worker, workers, p.blocks * p.row_blocks * count)
     packed_unit, places, placed = -1, np.empty(0, np.int64), 0
     for task in range(begin, end):
         rest, part = divmod(task, p.row_blocks)
         block, u = divmod(rest, count)
-        group, lane, lanes, step = units[u, 0], units[u, 1], units[u, 2], units[u, 3] * width
+        group, lane, lanes = units[u, 0], units[u, 1], units[u, 2]
         if placed != lanes:
             places, placed = weight_places(p, tap_kernel, phase_at, p.chunk, lanes), lanes
         for channel in range(0, p.source_channels, p.chunk):
@@ -126,7 +125,7 @@ def _worker(
             _multiply(
                 packed, block * p.packed_size + group * p.source_channels * p.plane, panel,
                 weights, bias, group * p.result_channels + lane, p, phase_at, taps, picks, classes,
-                class_at[part], class_at[part + 1], runs, channel, channels, lanes, step,
+                class_at[part], class_at[part + 1], runs, channel, channels, lanes,
             )  # fmt: skip
         first = part * p.block_rows * p.result_w
         last = min(p.result_h, (part + 1) * p.block_rows) * p.result_w

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
+from numba import types
 from numba.core import cgutils
 
 from .config import MACHINE
@@ -29,9 +30,10 @@ class Emitter:
         )
 
     def pointer(self, array_type: Any, array: Any, offset: Any) -> Any:
-        """Return the address of element `offset` of an array argument."""
-        data = self.context.make_array(array_type)(self.context, self.builder, array).data
-        return self.step(data, offset)
+        """Return the address of element `offset` of an array argument, or of one's address."""
+        if isinstance(array_type, types.Array):
+            array = self.context.make_array(array_type)(self.context, self.builder, array).data
+        return self.step(array, offset)
 
     def step(self, pointer: Any, offset: Any) -> Any:
         """Return `pointer` moved by `offset` elements."""

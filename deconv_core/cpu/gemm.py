@@ -59,9 +59,10 @@ def _multiply(
                     for lane in range(lanes * tile // tiles, lanes * (tile + 1) // tiles):
                         prefetch(w, after + lane * p.w_lane, p.chunk * p.kernel)
                 spread(
-                    LANES, block, columns, at + tile * p.region,
-                    weights, before * block, taps * block, channels, weight_at, 0, taps, none, 0,
-                    panel, (phase * tiles + tile) * LANES * block, block, 1 if chunk == 0 else 0,
+                    LANES, 1, block, columns, at + tile * p.region,
+                    weights, before * block, 0, taps * block, channels, weight_at, 0, taps, none, 0,
+                    panel, (phase * tiles + tile) * LANES * block, 0, block,
+                    1 if chunk == 0 else 0,
                 )  # fmt: skip
 
 

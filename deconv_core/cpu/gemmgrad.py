@@ -80,9 +80,11 @@ def _worker(
         for start in range(0, p.positions, p.chunk):
             for tile in range(p.tiles):
                 spread(
-                    LANES, block, lanes, ((group * p.tiles + tile) * p.positions + start) * LANES,
-                    columns, start * block, block, min(p.chunk, p.positions - start), taps, 0, 1,
-                    none, 0, panel, tile * LANES * block, block, 1 if start == 0 else 0,
+                    LANES, 1, block,
+                    lanes, ((group * p.tiles + tile) * p.positions + start) * LANES,
+                    columns, start * block, 0, block, min(p.chunk, p.positions - start),
+                    taps, 0, 1, none, 0,
+                    panel, tile * LANES * block, 0, block, 1 if start == 0 else 0,
                 )  # fmt: skip
         _write(panel, dw, p, group, first, count)
 

@@ -62,7 +62,8 @@ def linked(arguments: str) -> Callable[[Any], Any]:
     """Return a decorator: a kernel is compiled on its own, and not again in those that call it.
 
     `arguments` has a letter for each: i for an integer, a for an array of elements, e for an
-    element, n for an array of integers.
+    element, n for an array of integers. Of an array, the kernel gets the address alone: Numba
+    passes seven words, which its caller would store for each call.
     """
 
     def decorate(kernel: Any) -> Any:
@@ -70,8 +71,8 @@ def linked(arguments: str) -> Callable[[Any], Any]:
             return kernel
         symbols = {}
         for element in (types.float32, types.float64):
-            kinds = {"i": types.int64, "e": element, "a": array(np.dtype(str(element)))}
-            kinds["n"] = array(np.int64)
+            kinds = {"i": types.int64, "e": element}
+            kinds |= {"a": types.CPointer(element), "n": types.CPointer(types.int64)}
             signature = tuple(kinds[letter] for letter in arguments)
             symbols[element] = symbol = f"{kernel.__module__}.{kernel.__name__}.{element}"
             _linked[symbol] = kernel, signature
@@ -85,12 +86,14 @@ def linked(arguments: str) -> Callable[[Any], Any]:
                 convention = context.call_conv
                 kind = convention.get_function_type(types.none, signature)
                 function = cgutils.get_or_insert_function(builder.module, kind, symbol)
-                passed = [
-                    context.cast(builder, value, source, target)
-                    for value, source, target in zip(
-                        cgutils.unpack_tuple(builder, values[0]), given, signature, strict=True
-                    )
-                ]
+                passed = []
+                for value, source, target in zip(
+                    cgutils.unpack_tuple(builder, values[0]), given, signature, strict=True
+                ):
+                    if isinstance(source, types.Array):
+                        passed.append(context.make_array(source)(context, builder, value).data)
+                    else:
+                        passed.append(context.cast(builder, value, source, target))
                 convention.call_function(builder, function, types.none, signature, passed)
                 return context.get_dummy_value()
 

@@ -143,23 +143,21 @@ def _combine_strip(
         for u in range(units.shape[0]):
             lane, lanes, step = units[u, 0], units[u, 1], units[u, 2] * width
             whole, weight_at = count // step * step, lane * channels + row * lanes
-            for q in range(0, begin, step):
-                spread(
-                    lanes, step, weights, weight_at, m, row * columns + first + q, columns, rows,
-                    taps, 0, 1, none, 0, y, lane * columns + first + q, columns, fresh,
-                )  # fmt: skip
-            for q in range(begin, whole, step):
-                spread(
-                    lanes, step, weights, weight_at, packed, q, pitch, rows, taps, 0, 1, none, 0,
-                    y, lane * columns + first + q, columns, fresh,
-                )  # fmt: skip
+            spread(
+                lanes, 1, begin, weights, weight_at, m, row * columns + first, 0, columns, rows,
+                taps, 0, 1, none, 0, y, lane * columns + first, 0, columns, fresh,
+            )  # fmt: skip
+            spread(
+                lanes, 1, whole - begin, weights, weight_at, packed, 0, 0, pitch, rows,
+                taps, 0, 1, none, 0, y, lane * columns + first + begin, 0, columns, fresh,
+            )  # fmt: skip
             if whole < count:
                 for l in range(lanes):
                     at = (lane + l) * columns + first + whole
                     copy(rest, l * step, y, at, count - whole, y.dtype.type(0))
                 spread(
-                    lanes, count - whole, weights, weight_at, packed, whole - begin, pitch, rows,
-                    taps, 0, 1, none, 0, rest, 0, step, fresh,
+                    lanes, 1, count - whole, weights, weight_at, packed, whole - begin, 0, pitch,
+                    rows, taps, 0, 1, none, 0, rest, 0, 0, step, fresh,
                 )  # fmt: skip
                 for l in range(lanes):
                     at = (lane + l) * columns + first + whole

@@ -28,45 +28,50 @@ from .winoweights import pack_tile_weights
 _VECTOR_BYTES, _MOST_LANES = MACHINE.vector_bytes, MACHINE.spread[0][0]
 
 
-@kernel(inline="always")
-def _row(
-    x, x_at, plane, weights, at, bias, channel, y, y_at, size, length, p, taps, tap_count, lanes,
-    step, call,
-):  # fmt: skip
-    """Run one unit over a row of `length` positions, straight into `y`.
-
-    The last tile overlaps the one before it, so that whole vectors stay inside the row; it is of a
-    single vector where that is enough (tile.py). With `call`, the next tile's results are called
-    for.
-    """
-    width = _VECTOR_BYTES // x.itemsize
-    for start in range(0, length, step):
-        count = width if lanes == _MOST_LANES and length - start <= width else step
-        q = min(start, length - count)
-        if call:
-            for lane in range(lanes):
-                prefetch(y, y_at + lane * size + q + count, step)
-        spread(
-            lanes, count, weights, at, x, x_at + q, plane, p.source_channels, taps, 0, tap_count,
-            bias, channel, y, y_at + q, size, 1,
-        )  # fmt: skip
-
-
 @kernel
+def _rows(
+    x, x_at, x_row, plane, weights, at, bias, channel, y, y_at, y_row, size, rows, length, p, taps,
+    lanes, step, call,
+):  # fmt: skip
+    """Run one unit over rows of `length` positions, straight into `y`.
+
+    A row's last tile overlaps the one before it, so that whole vectors stay inside the row; it is
+    of a single vector where that is enough (tile.py). With `call`, tiles are made one by one, and
+    the next one's results are called for.
+    """
+    width, together = _VECTOR_BYTES // x.itemsize, 1 if call else rows
+    for row in range(0, rows, together):
+        start = 0
+        while start < length:
+            count = width if lanes == _MOST_LANES and length - start <= width else step
+            if not call:
+                count = max(count, (length - start) // step * step)
+            q = min(start, length - count)
+            start += count
+            if call:
+                for lane in range(lanes):
+                    prefetch(y, y_at + row * y_row + lane * size + q + count, step)
+            spread(
+                lanes, together, count, weights, at, x, x_at + row * x_row + q, x_row, plane,
+                p.source_channels, taps, 0, taps.size, bias, channel,
+                y, y_at + row * y_row + q, y_row, size, 1,
+            )  # fmt: skip
+
+
+@kernel(inline="always")
 def _plain(x, weights, bias, y, p, taps, image, column, group, first, lanes, at, step):
     """Run one unit over a block of a 1x1 convolution, from `x` straight into `y`."""
     size, length = p.columns, min(p.block_columns, p.columns - column)
+    sources, results = p.groups * p.source_channels * size, p.groups * p.result_channels * size
     channel = group * p.result_channels + first
-    for i in range(min(p.images, p.batch - image)):
-        source = ((image + i) * p.groups + group) * p.source_channels * size + column
-        target = ((image + i) * p.groups * p.result_channels + channel) * size + column
-        _row(  # a single tap, written out, makes the tile's loops a tenth faster
-            x, source, size, weights, at, bias, channel, y, target, size, length, p, taps, 1, lanes,
-            step, False,
-        )  # fmt: skip
+    _rows(
+        x, image * sources + group * p.source_channels * size + column, sources, size, weights, at,
+        bias, channel, y, image * results + channel * size + column, results, size,
+        min(p.images, p.batch - image), length, p, taps, lanes, step, False,
+    )  # fmt: skip
 
 
-@kernel
+@kernel(inline="always")
 def _straight(packed, weights, bias, y, p, taps, image, row, column, group, first, lanes, at, step):
     """Run one unit over a packed block row by row, straight into `y`."""
     size, length = p.rows * p.columns, min(p.block_columns, p.columns - column)
@@ -74,12 +79,11 @@ def _straight(packed, weights, bias, y, p, taps, image, row, column, group, firs
     parts = length % step > 0  # then cache lines are written in parts, and read before that
     for i in range(min(p.images, p.batch - image)):
         target = ((image + i) * p.groups * p.result_channels + channel) * size + column
-        for q in range(min(p.block_rows, p.rows - row)):
-            _row(
-                packed, (i * p.image_rows + q) * p.pitch, p.plane, weights, at, bias, channel,
-                y, target + (row + q) * p.columns, size, length, p, taps, taps.size, lanes, step,
-                parts,
-            )  # fmt: skip
+        _rows(
+            packed, i * p.image_rows * p.pitch, p.pitch, p.plane, weights, at, bias, channel,
+            y, target + row * p.columns, p.columns, size, min(p.block_rows, p.rows - row), length,
+            p, taps, lanes, step, parts,
+        )  # fmt: skip
 
 
 @kernel(inline="always")
@@ -127,17 +131,16 @@ def _block(
         for top in range(0, p.write_stride_h, p.phase_rows):  # write phases, some rows at a time
             bottom = min(p.write_stride_h, top + p.phase_rows)
             begin, end = top * p.write_stride_w, bottom * p.write_stride_w
-            for q in range(0, positions, step):
-                for phase in range(begin // p.joint, end // p.joint):
-                    before = p.source_channels * phase_at[phase]
-                    before += channel * (phase_at[phase + 1] - phase_at[phase])
-                    spread(
-                        lanes, positions - q, weights, at + lanes * before + phase * p.weight_gap,
-                        packed, q, p.plane, channels,
-                        taps, phase_at[phase], phase_at[phase + 1], none, 0,
-                        sums, (phase * p.joint - begin) * phase_pitch + q, p.panel_pitch,
-                        1 if channel == 0 else 0,
-                    )  # fmt: skip
+            for phase in range(begin // p.joint, end // p.joint):
+                before = p.source_channels * phase_at[phase]
+                before += channel * (phase_at[phase + 1] - phase_at[phase])
+                spread(
+                    lanes, 1, positions, weights, at + lanes * before + phase * p.weight_gap,
+                    packed, 0, 0, p.plane, channels,
+                    taps, phase_at[phase], phase_at[phase + 1], none, 0,
+                    sums, (phase * p.joint - begin) * phase_pitch, 0, p.panel_pitch,
+                    1 if channel == 0 else 0,
+                )  # fmt: skip
             if channel + channels < p.source_channels:
                 continue
             if p.tile:

@@ -31,64 +31,91 @@ from .launch import linked
 
 @intrinsic(prefer_literal=True)
 def _spread(
-    typing: Any, lanes: Any, vectors: Any, w: Any, w_at: Any, x: Any, x_at: Any, plane: Any,
-    channels: Any, taps: Any, tap_at: Any, tap_end: Any, bias: Any, bias_at: Any,
-    y: Any, y_at: Any, y_pitch: Any, fresh: Any,
+    typing: Any, lanes: Any, vectors: Any, rows: Any, count: Any, w: Any, w_at: Any,
+    x: Any, x_at: Any, x_row: Any, plane: Any, channels: Any, taps: Any, tap_at: Any, tap_end: Any,
+    bias: Any, bias_at: Any, y: Any, y_at: Any, y_row: Any, y_pitch: Any, fresh: Any,
 ) -> tuple[Any, Callable[..., Any]]:  # fmt: skip
     """Emit `spread` for literal `lanes` and `vectors`."""
     signature = types.void(
-        lanes, vectors, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, bias, bias_at,
-        y, y_at, y_pitch, fresh,
+        lanes, vectors, rows, count, w, w_at, x, x_at, x_row, plane, channels, taps, tap_at,
+        tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh,
     )  # fmt: skip
-    rows, columns = lanes.literal_value, vectors.literal_value
+    high, wide = lanes.literal_value, vectors.literal_value
 
     def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
-        (_, _, w_, w_at_, x_, x_at_, plane_, channels_, taps_, tap_at_, tap_end_,
-         bias_, bias_at_, y_, y_at_, y_pitch_, fresh_) = values  # fmt: skip
+        (_, _, rows_, count_, w_, w_at_, x_, x_at_, x_row_, plane_, channels_, taps_, tap_at_,
+         tap_end_, bias_, bias_at_, y_, y_at_, y_row_, y_pitch_, fresh_) = values  # fmt: skip
         emit = Emitter(context, builder, x.dtype)
-        weight = cgutils.alloca_once_value(builder, emit.pointer(w, w_, w_at_))
-        source = cgutils.alloca_once_value(builder, emit.pointer(x, x_, x_at_))
-        offsets = emit.pointer(taps, taps_, tap_at_)
-        tap_count = builder.sub(tap_end_, tap_at_)
-        target, zero = emit.pointer(y, y_, y_at_), ir.Constant(INDEX, 0)
-        total = emit.accumulators(rows, columns)
-        chunk = emit.at_least_one(
-            builder.sdiv(ir.Constant(INDEX, SUM_TERMS), emit.at_least_one(tap_count))
-        )
-        with cgutils.for_range_slice(builder, zero, channels_, chunk, inc=True) as (first, _):
-            for row in total:
-                for accumulator in row:
-                    builder.store(emit.zero, accumulator)
-            rest = builder.sub(channels_, first)
-            more = builder.icmp_signed("<", chunk, rest)
-            with cgutils.for_range(builder, builder.select(more, chunk, rest)):
-                channel = builder.load(source)
-                with cgutils.for_range(builder, tap_count) as tap:
-                    offset = builder.load(emit.step(offsets, tap.index))
-                    start = emit.step(channel, offset)
-                    scalars = builder.load(weight)
-                    emit.prefetch(emit.step(scalars, rows * AHEAD_STEPS))
-                    far = emit.step(start, emit.times(plane_, AHEAD_PLANES))
-                    for v in range(columns):
-                        emit.prefetch(emit.step(far, v * emit.width))
-                    positions = [
-                        emit.load(emit.step(start, v * emit.width)) for v in range(columns)
-                    ]
-                    for i in range(rows):
-                        scalar = emit.broadcast(builder.load(emit.step(scalars, i)))
-                        for v in range(columns):
-                            emit.multiply_add(scalar, positions[v], total[i][v])
-                    builder.store(emit.step(scalars, rows), weight)
-                builder.store(emit.step(channel, plane_), source)
-            begins = builder.icmp_signed("<", first, fresh_)
-            starts = emit.pointer(bias, bias_, bias_at_)
-            for i in range(rows):
-                start = emit.broadcast(builder.load(emit.step(starts, i)))
-                row = emit.step(target, builder.mul(y_pitch_, ir.Constant(INDEX, i)))
+        zero, one, width = (ir.Constant(INDEX, n) for n in (0, 1, emit.width))
+        weights, starts = emit.pointer(w, w_, w_at_), emit.pointer(bias, bias_, bias_at_)
+        sources, results = emit.pointer(x, x_, x_at_), emit.pointer(y, y_, y_at_)
+        offsets, tap_count = emit.pointer(taps, taps_, tap_at_), builder.sub(tap_end_, tap_at_)
+        weight = cgutils.alloca_once_value(builder, weights)
+        source = cgutils.alloca_once_value(builder, sources)
+        total = emit.accumulators(high, wide)
+        taken = emit.at_least_one(tap_count)
+        wanted = builder.add(ir.Constant(INDEX, SUM_TERMS), builder.lshr(taken, one))
+        chunk = emit.at_least_one(builder.sdiv(wanted, taken))
+
+        def multiply(columns: int) -> None:
+            """Multiply the taps of a channel."""
+            channel = builder.load(source)
+            with cgutils.for_range(builder, tap_count) as tap:
+                start = emit.step(channel, builder.load(emit.step(offsets, tap.index)))
+                scalars = builder.load(weight)
+                emit.prefetch(emit.step(scalars, high * AHEAD_STEPS))
+                far = emit.step(start, emit.times(plane_, AHEAD_PLANES))
                 for v in range(columns):
-                    place = emit.step(row, v * emit.width)
-                    before = builder.select(begins, start, emit.load(place))
-                    emit.store(emit.add(before, builder.load(total[i][v])), place)
+                    emit.prefetch(emit.step(far, v * emit.width))
+                positions = [emit.load(emit.step(start, v * emit.width)) for v in range(columns)]
+                for i in range(high):
+                    scalar = emit.broadcast(builder.load(emit.step(scalars, i)))
+                    for v in range(columns):
+                        emit.multiply_add(scalar, positions[v], total[i][v])
+                builder.store(emit.step(scalars, high), weight)
+            builder.store(emit.step(channel, plane_), source)
+
+        def write(target: Any, begins: Any, columns: int) -> None:
+            """Add the sums to the bias if they begin, or else to the results."""
+            with builder.if_else(begins) as ways:
+                for number, way in enumerate(ways):
+                    with way:
+                        for i in range(high):
+                            start = emit.broadcast(builder.load(emit.step(starts, i)))
+                            row = emit.step(target, emit.times(y_pitch_, i))
+                            for v in range(columns):
+                                place = emit.step(row, v * emit.width)
+                                before = start if number == 0 else emit.load(place)
+                                emit.store(emit.add(before, builder.load(total[i][v])), place)
+
+        def tile(begin: Any, target: Any, columns: int) -> None:
+            """Compute the positions that begin at address `begin`."""
+            builder.store(weights, weight)
+            builder.store(begin, source)
+            with cgutils.for_range_slice(builder, zero, channels_, chunk, inc=True) as (first, _):
+                for row in total:
+                    for accumulator in row:
+                        builder.store(emit.zero, accumulator)
+                rest = builder.sub(channels_, first)
+                more = builder.icmp_signed("<", chunk, rest)
+                with cgutils.for_range(builder, builder.select(more, chunk, rest)):
+                    multiply(columns)
+                write(target, builder.icmp_signed("<", first, fresh_), columns)
+
+        step = ir.Constant(INDEX, wide * emit.width)
+        with (
+            cgutils.for_range(builder, rows_) as row,
+            cgutils.for_range_slice(builder, zero, count_, step, inc=True) as (at, _),
+        ):
+            begin = emit.step(emit.step(sources, builder.mul(row.index, x_row_)), at)
+            target = emit.step(emit.step(results, builder.mul(row.index, y_row_)), at)
+            few = builder.icmp_signed("<=", builder.sub(count_, at), width)
+            few = builder.and_(few, ir.Constant(few.type, (high, wide) == MACHINE.spread[0]))
+            with builder.if_else(few) as (single, whole):
+                with single:
+                    tile(begin, target, 1)
+                with whole:
+                    tile(begin, target, wide)
         return context.get_dummy_value()
 
     return signature, generate
@@ -141,29 +168,30 @@ def _dot(
 
 
 def _spread_python(
-    lanes: int, vectors: int, w: np.ndarray, w_at: int, x: np.ndarray, x_at: int, plane: int,
-    channels: int, taps: np.ndarray, tap_at: int, tap_end: int, bias: np.ndarray, bias_at: int,
-    y: np.ndarray, y_at: int, y_pitch: int, fresh: int,
+    lanes: int, vectors: int, rows: int, count: int, w: np.ndarray, w_at: int,
+    x: np.ndarray, x_at: int, x_row: int, plane: int, channels: int,
+    taps: np.ndarray, tap_at: int, tap_end: int, bias: np.ndarray, bias_at: int,
+    y: np.ndarray, y_at: int, y_row: int, y_pitch: int, fresh: int,
 ) -> None:  # fmt: skip
     """Compute `spread` in plain Python."""
-    positions = vectors * (MACHINE.vector_bytes // x.itemsize)
-    rows = [
-        slice(start, start + positions) for start in range(y_at, y_at + lanes * y_pitch, y_pitch)
-    ]
-    total = np.repeat(bias[bias_at : bias_at + lanes, None], positions, axis=1)
-    if not fresh:
-        total = np.array([y[row] for row in rows])
-    chunk = max(1, SUM_TERMS // max(1, tap_end - tap_at))
-    for first in range(0, channels, chunk):
-        part = np.zeros_like(total)
-        for channel in range(first, min(channels, first + chunk)):
-            for tap in range(tap_at, tap_end):
-                start = x_at + channel * plane + taps[tap]
-                part += w[w_at : w_at + lanes, None] * x[start : start + positions]
-                w_at += lanes
-        total += part
-    for row, result in zip(rows, total, strict=True):
-        y[row] = result
+    step = MACHINE.vector_bytes // x.itemsize
+    if (lanes, vectors) != MACHINE.spread[0]:
+        step *= vectors
+    positions, steps = -(-count // step) * step, channels * (tap_end - tap_at)
+    weights = w[w_at : w_at + steps * lanes].reshape(channels, -1, lanes)
+    taken = max(1, tap_end - tap_at)
+    chunk = max(1, (SUM_TERMS + taken // 2) // taken)
+    for row in range(rows):
+        for first in range(0, channels, chunk):
+            part = np.zeros((lanes, positions), x.dtype)
+            for channel in range(first, min(channels, first + chunk)):
+                for tap in range(tap_end - tap_at):
+                    start = x_at + row * x_row + channel * plane + taps[tap_at + tap]
+                    part += weights[channel, tap][:, None] * x[start : start + positions]
+            for i in range(lanes):
+                start = y_at + row * y_row + i * y_pitch
+                before = y[start : start + positions]
+                before[:] = part[i] + (bias[bias_at + i] if first < fresh else before)
 
 
 def _dot_python(
@@ -182,7 +210,6 @@ if config.DISABLE_JIT:
 
 # Each machine's table of tiles as a chain of literal calls: a literal is what makes the tile's
 # loops unroll. LLVM removes nothing here at run time: it is one comparison per tile.
-_WIDTH = MACHINE.vector_bytes
 _SPREAD = MACHINE.spread + (MACHINE.spread[-1],) * (6 - len(MACHINE.spread))
 _DOT = MACHINE.dot + (MACHINE.dot[-1],) * (4 - len(MACHINE.dot))
 (_S0, _V0), (_S1, _V1), (_S2, _V2), (_S3, _V3), (_S4, _V4), (_S5, _V5) = _SPREAD
@@ -190,55 +217,52 @@ _DOT = MACHINE.dot + (MACHINE.dot[-1],) * (4 - len(MACHINE.dot))
 HALF = _W0 // 2  # streams of a tile of `dot` of the most lanes, where no more are left
 
 
-@linked("iiaiaiiiniiaiaiii")
+@linked("iiiaiaiiiiniiaiaiiii")
 @kernel
 def spread(
-    lanes, count, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, bias, bias_at,
-    y, y_at, y_pitch, fresh,
+    lanes, rows, count, w, w_at, x, x_at, x_row, plane, channels, taps, tap_at, tap_end,
+    bias, bias_at, y, y_at, y_row, y_pitch, fresh,
 ):  # fmt: skip
-    """``y[i, p] = bias[i] + sum(w[c, t, i] * x[c * plane + taps[t] + p])`` over channels, taps t.
+    """Sum products up, for `lanes` and some rows of positions, tile by tile.
 
-    If `fresh` is 0, not 1, the sums are added to `y` instead.
+    ``y[i * y_pitch + r * y_row + p] = bias[i] + sum(w[c, t, i] * x[c * plane + taps[t] + r * x_row
+    + p])`` over channels c and taps t, for rows r < rows and positions p < count. If `fresh` is 0,
+    not 1, the sums are added to `y` instead.
 
-    Assumptions: `lanes` is in `MACHINE.spread`; ``p`` runs over the whole vectors that it stands
-    with, or for the most lanes over a single one if that holds `count` positions; `w` is packed
+    Assumptions: `lanes` is in `MACHINE.spread`; `count` is rounded up to whole tiles, of the
+    vectors that `lanes` stands with, or for the most lanes to whole vectors; `w` is packed
     (channels, taps, lanes); every array is one-dimensional and holds all that whole vectors reach;
     `taps` are int64 offsets, those from `tap_at` to `tap_end` apply.
     """
-    if lanes == _S0 and count <= _WIDTH // x.itemsize:
+    if lanes == _S0:
         _spread(
-            _S0, 1, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, bias, bias_at,
-            y, y_at, y_pitch, fresh,
-        )  # fmt: skip
-    elif lanes == _S0:
-        _spread(
-            _S0, _V0, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, bias, bias_at,
-            y, y_at, y_pitch, fresh,
+            _S0, _V0, rows, count, w, w_at, x, x_at, x_row, plane, channels, taps, tap_at,
+            tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh,
         )  # fmt: skip
     elif lanes == _S1:
         _spread(
-            _S1, _V1, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, bias, bias_at,
-            y, y_at, y_pitch, fresh,
+            _S1, _V1, rows, count, w, w_at, x, x_at, x_row, plane, channels, taps, tap_at,
+            tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh,
         )  # fmt: skip
     elif lanes == _S2:
         _spread(
-            _S2, _V2, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, bias, bias_at,
-            y, y_at, y_pitch, fresh,
+            _S2, _V2, rows, count, w, w_at, x, x_at, x_row, plane, channels, taps, tap_at,
+            tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh,
         )  # fmt: skip
     elif lanes == _S3:
         _spread(
-            _S3, _V3, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, bias, bias_at,
-            y, y_at, y_pitch, fresh,
+            _S3, _V3, rows, count, w, w_at, x, x_at, x_row, plane, channels, taps, tap_at,
+            tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh,
         )  # fmt: skip
     elif lanes == _S4:
         _spread(
-            _S4, _V4, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, bias, bias_at,
-            y, y_at, y_pitch, fresh,
+            _S4, _V4, rows, count, w, w_at, x, x_at, x_row, plane, channels, taps, tap_at,
+            tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh,
         )  # fmt: skip
     else:
         _spread(
-            _S5, _V5, w, w_at, x, x_at, plane, channels, taps, tap_at, tap_end, bias, bias_at,
-            y, y_at, y_pitch, fresh,
+            _S5, _V5, rows, count, w, w_at, x, x_at, x_row, plane, channels, taps, tap_at,
+            tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh,
         )  # fmt: skip
 
 

@@ -80,9 +80,9 @@ def _multiply(lanes, columns, sums, p, reads, writes, none, taps, pair, begin, e
             at = ((pair * p.tiles + unit) * reads.size + tap) * LANES * block
             prefetch(sums, at, LANES * block)
             spread(
-                LANES, block, lanes, (writes[tap] * p.tiles + unit) * p.positions * LANES,
-                columns, reads[tap] * p.positions * block, block, count, taps, 0, 1,
-                none, 0, sums, at, block, fresh,
+                LANES, 1, block, lanes, (writes[tap] * p.tiles + unit) * p.positions * LANES,
+                columns, reads[tap] * p.positions * block, 0, block, count, taps, 0, 1,
+                none, 0, sums, at, 0, block, fresh,
             )  # fmt: skip
 
 
@@ -174,7 +174,9 @@ def _addresses(dtype: np.dtype) -> tuple[Any, Any]:
     data, table, integer = array(dtype), array(np.int64), types.int64
     rows = array(dtype, 2)
     return (
-        address(_worker, integer, integer, data, data, rows, array(PLAN), table, table, rows),
+        address(
+            _worker, integer, integer, data, data, rows, array(PLAN), table, table, rows
+        ),
         address(_finish, integer, rows, data, array(PLAN), table, table),
     )
 
@@ -184,7 +186,8 @@ def run_tile_grad(x: np.ndarray, dy: np.ndarray, plan: TileGradPlan) -> np.ndarr
     dw, p = empty(plan.shape, x.dtype), plan.numbers[0]
     _launch(
         *_addresses(x.dtype), flat(x), flat(dy), dw.ravel(), plan.numbers, plan.reads, plan.writes,
-        plan.places, plan.corners, empty((int(p["chunks"]), int(p["weight_size"])), x.dtype),
+        plan.places, plan.corners,
+        empty((int(p["chunks"]), int(p["weight_size"])), x.dtype),
         empty((min(numba.get_num_threads(), plan.tasks), int(p["scratch_size"])), x.dtype),
     )  # fmt: skip
     return dw
