@@ -26,6 +26,7 @@ from deconv_core.cpu.config import MACHINE
 from deconv_core.cpu.conv import choose, choose_grad
 from deconv_core.cpu.gemmplan import GemmPlan
 from deconv_core.cpu.plan import Plan
+from deconv_core.cpu.tasks import share_parts
 from deconv_core.cpu.tilegradplan import TileGradPlan
 from deconv_core.cpu.wideplan import WidePlan
 from deconv_core.geometry import ConvGeometry, ceil_div
@@ -49,6 +50,7 @@ class Launch:
     loads : multiply-adds of each task, in the order of the tasks
     cut : what the tasks are
     workers : threads that the launch wakes at most
+    ends : what all parts of the work before each take, where that decides how tasks are shared
     """
 
     kind: str
@@ -56,6 +58,7 @@ class Launch:
     loads: tuple[int, ...]
     cut: str
     workers: int
+    ends: tuple[int, ...] = ()
 
     @cached_property
     def total(self) -> int:
@@ -65,8 +68,10 @@ class Launch:
     def busiest(self, cores: int) -> int:
         """Return the multiply-adds of the thread that has most: each takes a run of the tasks."""
         workers = min(cores, self.workers)
-        ends = [ceil_div(worker * len(self.loads), workers) for worker in range(workers + 1)]
-        return max(sum(self.loads[a:b]) for a, b in pairwise(ends))
+        ends = np.array(self.ends or range(len(self.loads) + 1))
+        each = len(self.loads) // (len(ends) - 1)
+        runs = (share_parts(worker, workers, ends, each) for worker in range(workers))
+        return max(sum(self.loads[a:b]) for a, b in runs)
 
     def bound(self, cores: int) -> float:
         """Return how many times as fast as on one core the pass can be at most."""
@@ -159,7 +164,9 @@ def _of_tiles(geometry: ConvGeometry, plan: TileGradPlan, itemsize: int) -> Laun
     work = len(plan.reads) * tilegradplan.LANES * block
     loads = tuple(length * work for length in lengths for _ in range(each))
     cut = f"{chunks} chunks x {each} tiles of channels"
-    return Launch("weight gradient", geometry, loads, cut, len(loads))
+    return Launch(
+        "weight gradient", geometry, loads, cut, len(loads), tuple(plan.ends.tolist())
+    )  # fmt: skip
 
 
 def _of_rows(geometry: ConvGeometry, plan: WidePlan, itemsize: int) -> Launch:
@@ -196,7 +203,7 @@ def of_plan(kind: str, geometry: ConvGeometry, itemsize: int) -> Launch | None:
     loads = (dot_loads if kind == "weight gradient" else spread_loads)(plan, itemsize)
     parts = "chunks" if kind == "weight gradient" else "blocks"
     cut = f"{p[parts]} {parts} x {len(plan.units)} tiles of channels"
-    return Launch(kind, geometry, loads, cut, plan.workers)
+    return Launch(kind, geometry, loads, cut, plan.workers, tuple(plan.ends.tolist()))
 
 
 def _of_strips(columns: int, channels: int, lanes: int, strip: int) -> Launch:

@@ -19,7 +19,7 @@ from .jit import kernel
 from .launch import address, array, call
 from .pack import pack_lanes, pack_source
 from .plan import PLAN, Plan
-from .tasks import add_chunks, block_at, count_workers, positions_of, share
+from .tasks import add_chunks, block_at, count_workers, positions_of, share_parts
 from .tile import HALF, dot
 
 _VECTOR_BYTES = MACHINE.vector_bytes
@@ -187,7 +187,7 @@ def _worker(worker, workers, x, dy, partial, plan, tables, scratch):
     taps = tables[p.taps_begin : p.taps_end]
     units = tables[p.units_begin : p.units_end].reshape(-1, 6)
     count = units.shape[0]
-    task, end = share(worker, workers, p.chunks * count)
+    task, end = share_parts(worker, workers, tables[p.ends_begin : p.ends_end], count)
     fresh = 1
     while task < end:
         chunk, unit = divmod(task, count)

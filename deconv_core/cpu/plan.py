@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -44,7 +45,7 @@ _FIELDS = (
     "chunk tiles region columns_size "  # rows (or channels) together, tiles (or units)
     "packed_together written_together"  # channels, images innermost
 ).split()
-_TABLES = "read_h read_w taps tap_kernel phase_at corners units".split()
+_TABLES = "read_h read_w taps tap_kernel phase_at corners ends units".split()
 _FIELDS += [f"{table}_{end}" for table in _TABLES for end in ("begin", "end")]
 PLAN = np.dtype([(name, np.int64) for name in _FIELDS])
 
@@ -57,7 +58,7 @@ class Plan:
     ----------
     shape : of the result
     numbers : structured array of one `PLAN` record
-    tables : int64, the next seven, one after another, for the kernels: every array that they are
+    tables : int64, the next eight, one after another, for the kernels: every array that they are
         called with takes its time; NAME is from `numbers`' NAME_begin to its NAME_end
     read_h, read_w : the phases of the source that are packed
     taps : (n,), offset of each tap into the packed source, write phase by write phase
@@ -65,6 +66,8 @@ class Plan:
         product, 16 * pair of phases + product; of joint phases (n * joint,), -1 for none
     phase_at : (phases + 1,), where each write phase's taps begin, or those of joint phases
     corners : (9 * pairs,), by Winograd's tiles the positions of each pair's 3x3 taps, -1 for none
+    ends : (blocks + 1,), how many positions the blocks before each compute (of a weight gradient:
+        the chunks before each), which is how the tasks are shared
     units : (n, 6), of each unit the group, first lane, lanes, where its weights (or sums)
         begin, the vectors (or streams) of its tile, and how many weights (or sums) it has
     weight_size, scratch_size : elements of all units' weights, and of one worker's workspace
@@ -81,6 +84,7 @@ class Plan:
     tap_kernel: np.ndarray
     phase_at: np.ndarray
     corners: np.ndarray
+    ends: np.ndarray
     units: np.ndarray
     weight_size: int
     scratch_size: int
@@ -94,19 +98,29 @@ class Plan:
         result; with one, those of a weight gradient, which may read rows as they lie. Without, they
         are those of a panel, whose last of a picture may be shorter, or of a 1x1 convolution.
         """
-        p = self.numbers[0]
-        if p["tile"]:
-            return [[int(p["positions"])]] * int(p["blocks"])
-        blocks = product(
-            _cut(p["batch"], p["images"]),
-            _cut(p["rows"], p["block_rows"]),
-            _cut(p["columns"], p["block_columns"]),
-        )
-        straight = vectors is not None and (p["rowwise"] or vectors <= p["straight"])
-        if p["plain"] or straight:
-            return [[length] * (images * rows) for images, rows, length in blocks]
-        apart, pitch = int(p["image_rows"]), int(p["pitch"])
-        return [[((images - 1) * apart + rows) * pitch] for images, rows, _ in blocks]
+        return _runs(self.numbers[0], vectors)
+
+
+def _runs(p: Any, vectors: int | None = None) -> list[list[int]]:
+    """Return the runs of positions that each block computes, as `Plan.runs` does."""
+    if p["tile"]:
+        return [[int(p["positions"])]] * int(p["blocks"])
+    blocks = product(
+        _cut(p["batch"], p["images"]),
+        _cut(p["rows"], p["block_rows"]),
+        _cut(p["columns"], p["block_columns"]),
+    )
+    straight = vectors is not None and (p["rowwise"] or vectors <= p["straight"])
+    if p["plain"] or straight:
+        return [[length] * (images * rows) for images, rows, length in blocks]
+    apart, pitch = int(p["image_rows"]), int(p["pitch"])
+    return [[((images - 1) * apart + rows) * pitch] for images, rows, _ in blocks]
+
+
+def chunk_ends(chunks: int, lengths: Iterable[int]) -> np.ndarray:
+    """Return how long the blocks before each chunk are, and all of them."""
+    ends = np.cumsum([0, *lengths])
+    return ends[np.arange(chunks + 1) * (len(ends) - 1) // max(1, chunks)]
 
 
 def _cut(count: int, size: int) -> list[int]:
@@ -249,9 +263,13 @@ def _finish(
         kernel = product[kernel]
     elif numbers["joint"] > 1:
         taps, kernel, starts = join(taps, kernel, starts, numbers["joint"])
-    found = rows.read_phases, columns.read_phases, taps, kernel, starts, corners, np.ravel(units)
+    parts = numbers["chunks"] or numbers["blocks"]
+    ends = chunk_ends(parts, map(sum, _runs(numbers)))
+    found = (
+        rows.read_phases, columns.read_phases, taps, kernel, starts, corners, ends, np.ravel(units),
+    )  # fmt: skip
     tables, views = _joined(found, numbers)
-    tasks = (numbers["chunks"] or numbers["blocks"]) * len(units)
+    tasks = parts * len(units)
     least = MIN_BLOCKS if geometry.macs >= SHARED_MACS else 1
     workers = max(1, min(tasks, max(least, geometry.macs // WORKER_MACS)))
     return Plan(

@@ -20,7 +20,7 @@ from .launch import address, array, call
 from .pack import pack_joint_weights, pack_source, pack_weights, unpack, weight_places
 from .plan import PLAN, Plan
 from .rows import prefetch
-from .tasks import block_at, count_workers, positions_of, share
+from .tasks import block_at, count_workers, positions_of, share_parts
 from .tile import spread
 from .winograd import pack_tiles, unpack_tiles
 from .winoweights import pack_tile_weights
@@ -191,7 +191,7 @@ def _worker(worker, workers, x, work, bias, y, plan, tables):
     first = p.weight_size + worker * p.scratch_size
     scratch = work[first : first + p.scratch_size]
     count = units.shape[0]
-    task, end = share(worker, workers, p.blocks * count)
+    task, end = share_parts(worker, workers, tables[p.ends_begin : p.ends_end], count)
     while task < end:
         block, unit = divmod(task, count)
         last = min(count, unit + end - task)

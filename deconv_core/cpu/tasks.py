@@ -46,6 +46,27 @@ def share(worker, workers, tasks):
     return (worker * tasks + before) // workers, ((worker + 1) * tasks + before) // workers
 
 
+@kernel
+def _begin(worker, workers, ends, units):
+    """Return where a worker's tasks begin."""
+    before, part = (ends[-1] * units * worker + workers - 1) // workers, 0
+    while part < ends.size - 1 and ends[part + 1] * units <= before:
+        part += 1
+    if part == ends.size - 1:
+        return part * units
+    each = ends[part + 1] - ends[part]
+    return part * units + (before - ends[part] * units + each - 1) // each
+
+
+@kernel
+def share_parts(worker, workers, ends, units):
+    """Return where a worker's tasks begin and end, if those of some parts of the work take longer.
+
+    Each part has `units` tasks; all parts before part i take ``ends[i]``, in units of any size.
+    """
+    return _begin(worker, workers, ends, units), _begin(worker + 1, workers, ends, units)
+
+
 def count_workers(plan: Plan) -> int:
     """Return how many threads share a pass: its smallest stay on the calling one."""
     return 1 if plan.workers == 1 else min(numba.get_num_threads(), plan.workers)

@@ -23,7 +23,7 @@ from .jit import kernel
 from .launch import address, array, call
 from .plan import PLAN
 from .rows import prefetch
-from .tasks import add_chunks, share
+from .tasks import add_chunks, share_parts
 from .tile import spread
 from .tilegradplan import LANES, VECTORS, TileGradPlan
 from .transpose import evenly, transpose
@@ -120,11 +120,11 @@ def _chunk(chunk, begin, end, x, dy, partial, p, reads, writes, scratch):
 
 
 @kernel(_nrt=True)  # it allocates
-def _worker(worker, workers, x, dy, partial, plan, reads, writes, scratch):
+def _worker(worker, workers, x, dy, partial, plan, reads, writes, ends, scratch):
     """Run the worker's tasks, those of one chunk together, in its row of `scratch`."""
     p = plan[0]
     each = p.groups * p.column_blocks * p.tiles
-    task, end = share(worker, workers, p.chunks * each)
+    task, end = share_parts(worker, workers, ends, each)
     while task < end:
         chunk, begin = divmod(task, each)
         until = min(each, begin + end - task)
@@ -159,11 +159,11 @@ def _finish(index, partial, dw, plan, places, corners):
 
 
 @kernel(parallel=True)
-def _launch(run, finish, x, dy, dw, plan, reads, writes, places, corners, partial, scratch):
+def _launch(run, finish, x, dy, dw, plan, reads, writes, places, corners, ends, partial, scratch):
     """Run all tasks, then finish all units, with the kernels at the addresses given."""
     p, workers = plan[0], scratch.shape[0]
     for worker in prange(workers):
-        call(run, worker, workers, x, dy, partial, plan, reads, writes, scratch)
+        call(run, worker, workers, x, dy, partial, plan, reads, writes, ends, scratch)
     for index in prange(p.groups * p.column_blocks * p.tiles):
         call(finish, index, partial, dw, plan, places, corners)
 
@@ -175,7 +175,7 @@ def _addresses(dtype: np.dtype) -> tuple[Any, Any]:
     rows = array(dtype, 2)
     return (
         address(
-            _worker, integer, integer, data, data, rows, array(PLAN), table, table, rows
+            _worker, integer, integer, data, data, rows, array(PLAN), table, table, table, rows
         ),
         address(_finish, integer, rows, data, array(PLAN), table, table),
     )
@@ -186,7 +186,7 @@ def run_tile_grad(x: np.ndarray, dy: np.ndarray, plan: TileGradPlan) -> np.ndarr
     dw, p = empty(plan.shape, x.dtype), plan.numbers[0]
     _launch(
         *_addresses(x.dtype), flat(x), flat(dy), dw.ravel(), plan.numbers, plan.reads, plan.writes,
-        plan.places, plan.corners,
+        plan.places, plan.corners, plan.ends,
         empty((int(p["chunks"]), int(p["weight_size"])), x.dtype),
         empty((min(numba.get_num_threads(), plan.tasks), int(p["scratch_size"])), x.dtype),
     )  # fmt: skip

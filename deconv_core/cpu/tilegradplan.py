@@ -23,7 +23,7 @@ from .config import (
     SUM_TERMS,
     TILE_LANES_BYTES,
 )
-from .plan import record, sweep_numbers
+from .plan import chunk_ends, record, sweep_numbers
 from .tiling import fit_tiles, products, transforms_cost
 
 LANES, VECTORS = MACHINE.spread[0]  # of the register tile: result channels, vectors of source ones
@@ -40,6 +40,7 @@ class TileGradPlan:
     reads, writes : (products,), int64, the planes of the source and of the gradient of each
     places : (16 * pairs,), int64, where the sums of each pair's products are in a unit, or -1
     corners : (9 * pairs,), int64, the positions of each pair's 3x3 taps in the kernel, or -1
+    ends : (chunks + 1,), int64, how many tiles of pictures the chunks before each have
     tasks : how many there are to share among threads
     """
 
@@ -49,6 +50,7 @@ class TileGradPlan:
     writes: np.ndarray
     places: np.ndarray
     corners: np.ndarray
+    ends: np.ndarray
     tasks: int
 
 
@@ -128,5 +130,5 @@ def tile_grad_plan(geometry: ConvGeometry, itemsize: int) -> TileGradPlan | None
         record(numbers | sweep_numbers(geometry.batch, rows, columns)),
         np.array([a[1] * len(columns.read_phases) + b[1] for a, b in taps], np.int64),
         np.array([4 * a[0] + b[0] for a, b in taps], np.int64),
-        places, corners, chunks * each,
+        places, corners, np.minimum(chunk_ends(chunks, [run] * blocks), total), chunks * each,
     )  # fmt: skip
