@@ -17,7 +17,7 @@ from numba import prange, types
 from ..memory import empty
 from .arrays import flat
 from .batchplan import BatchPlan
-from .config import MACHINE
+from .config import AHEAD_PLANES, MACHINE
 from .jit import kernel
 from .launch import address, array, call
 from .pack import pack_weights, weight_places
@@ -83,6 +83,7 @@ def _multiply(
                 packed, block_at + channel * p.plane + runs[run, 0], 0, p.plane, channels,
                 taps, begin, end, bias, bias_at,
                 panel, runs[run, 1], 0, p.panel_pitch, 1 if channel == 0 else 0,
+                AHEAD_PLANES * p.plane,
             )  # fmt: skip
 
 

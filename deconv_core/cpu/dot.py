@@ -33,6 +33,19 @@ def _across(lanes, step, rest):
 
 
 @kernel
+def _run_end(units, first, end, most):
+    """Return where a run of like units ends: of one group, and of as many lanes."""
+    last = first
+    while (
+        last < min(end, first + most)
+        and units[last, 0] == units[first, 0]
+        and units[last, 2] == units[first, 2]
+    ):
+        last += 1
+    return last
+
+
+@kernel
 def _place(p, image, group, channel, row, column):
     """Return where the gradient has a row of the block at (`image`, `row`, `column`)."""
     of = (image * p.groups + group) * p.result_channels + channel
@@ -69,16 +82,20 @@ def _plain(x, dy, sums, p, units, begin, end, chunk, offsets):
         image, _, column = block_at(block, p)
         length = min(p.columns, column + p.block_columns) - column
         for i in range(min(p.images, p.batch - image)):
-            for u in range(begin, end):
-                group, first = units[u, 0], units[u, 1]
-                of = (image + i) * p.groups + group
+            first = begin
+            while first < end:
+                last = _run_end(units, first, end, p.unit_run)
+                of = (image + i) * p.groups + units[first, 0]
                 source = x[of * p.source_channels * p.columns + column :]
-                at = (of * p.result_channels + first) * p.columns + column
+                at = (of * p.result_channels + units[first, 1]) * p.columns + column
                 multiply(
-                    dy, at, p.columns, 0, source, offsets, 0, 1, length, sums, p, units, u, u + 1,
-                    dy.ctypes.data + (at + units[u, 2] * p.columns) * dy.itemsize,
+                    dy, at, p.columns, 0, source, offsets, 0, 1, length, sums, p, units, first,
+                    last,
+                    dy.ctypes.data
+                    + (at + (last - first) * units[first, 2] * p.columns) * dy.itemsize,
                     p.columns * dy.itemsize,
                 )  # fmt: skip
+                first = last
 
 
 @kernel(_nrt=True)  # it allocates
@@ -107,16 +124,10 @@ def _add_block(
     packed_group, first = -1, begin
     while first < end:  # a run of like units, whose panels stay in the nearest cache
         group, lanes = units[first, 0], units[first, 2]
-        last = first
-        while (
-            last < min(end, first + p.unit_run)
-            and units[last, 0] == group
-            and units[last, 2] == lanes
-        ):
-            if not p.rowwise:
-                at = (last - first) * lanes * p.panel_pitch
-                pack_lanes(dy, panel[at:], p, image, row, column, group, units[last, 1], lanes)
-            last += 1
+        last = _run_end(units, first, end, p.unit_run)
+        for u in range(first, first if p.rowwise else last):
+            at = (u - first) * lanes * p.panel_pitch
+            pack_lanes(dy, panel[at:], p, image, row, column, group, units[u, 1], lanes)
         if group != packed_group:
             pack_source(
                 x, packed, p, read_h, read_w, image, row, column, group, 0, p.source_channels

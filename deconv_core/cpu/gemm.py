@@ -18,7 +18,7 @@ from numba import prange, types
 from ..memory import empty
 from .arrays import flat
 from .columns import pack_columns
-from .config import MACHINE
+from .config import AHEAD_PLANES, MACHINE
 from .gemmplan import LANES, VECTORS, GemmPlan
 from .jit import kernel
 from .launch import address, array, call
@@ -62,7 +62,7 @@ def _multiply(
                     LANES, 1, block, columns, at + tile * p.region,
                     weights, before * block, 0, taps * block, channels, weight_at, 0, taps, none, 0,
                     panel, (phase * tiles + tile) * LANES * block, 0, block,
-                    1 if chunk == 0 else 0,
+                    1 if chunk == 0 else 0, AHEAD_PLANES * taps * block,
                 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from numba import prange, types
 from ..memory import empty
 from .arrays import flat
 from .columns import pack_streams
-from .config import MACHINE
+from .config import AHEAD_PLANES, MACHINE
 from .gemmplan import LANES, VECTORS, GemmPlan
 from .jit import kernel
 from .launch import address, array, call
@@ -85,6 +85,7 @@ def _worker(
                     columns, start * block, 0, block, min(p.chunk, p.positions - start),
                     taps, 0, 1, none, 0,
                     panel, tile * LANES * block, 0, block, 1 if start == 0 else 0,
+                    AHEAD_PLANES * block,
                 )  # fmt: skip
         _write(panel, dw, p, group, first, count)
 

@@ -21,6 +21,7 @@ from .config import (
     MIN_BLOCKS,
     MIN_TASKS,
     PARTIAL_BYTES,
+    PLAIN_RUN,
     SHARED_MACS,
     WORKER_MACS,
 )
@@ -345,6 +346,8 @@ def dot_plan(geometry: ConvGeometry, itemsize: int) -> Plan:
     numbers["lanes_size"] = numbers["panel_pitch"] * MACHINE.dot[0][0]
     most = max(1, result // MACHINE.dot[0][0])
     near = LANES_BYTES // (numbers["lanes_size"] * itemsize)
+    if numbers["plain"]:  # the operand of more rows is read once, or as seldom as may be
+        near = most if source > result else PLAIN_RUN
     numbers["unit_run"] = max(1, min(near, most))
     size = line_stride(numbers["lanes_size"] * numbers["unit_run"] + width, itemsize)
     numbers["rowwise"] = int(_rows_as_they_lie(work, numbers))

@@ -14,7 +14,7 @@ from numba import prange, types
 
 from ..memory import empty
 from .arrays import flat
-from .config import MACHINE
+from .config import AHEAD_PLANES, AHEAD_TILES, MACHINE
 from .jit import kernel
 from .launch import address, array, call
 from .pack import pack_joint_weights, pack_source, pack_weights, unpack, weight_places
@@ -31,7 +31,7 @@ _VECTOR_BYTES, _MOST_LANES = MACHINE.vector_bytes, MACHINE.spread[0][0]
 @kernel
 def _rows(
     x, x_at, x_row, plane, weights, at, bias, channel, y, y_at, y_row, size, rows, length, p, taps,
-    lanes, step, call,
+    lanes, step, ahead, call,
 ):  # fmt: skip
     """Run one unit over rows of `length` positions, straight into `y`.
 
@@ -54,7 +54,7 @@ def _rows(
             spread(
                 lanes, together, count, weights, at, x, x_at + row * x_row + q, x_row, plane,
                 p.source_channels, taps, 0, taps.size, bias, channel,
-                y, y_at + row * y_row + q, y_row, size, 1,
+                y, y_at + row * y_row + q, y_row, size, 1, ahead,
             )  # fmt: skip
 
 
@@ -67,7 +67,8 @@ def _plain(x, weights, bias, y, p, taps, image, column, group, first, lanes, at,
     _rows(
         x, image * sources + group * p.source_channels * size + column, sources, size, weights, at,
         bias, channel, y, image * results + channel * size + column, results, size,
-        min(p.images, p.batch - image), length, p, taps, lanes, step, False,
+        min(p.images, p.batch - image), length, p, taps, lanes, step,
+        AHEAD_TILES * step, False,
     )  # fmt: skip
 
 
@@ -82,7 +83,7 @@ def _straight(packed, weights, bias, y, p, taps, image, row, column, group, firs
         _rows(
             packed, i * p.image_rows * p.pitch, p.pitch, p.plane, weights, at, bias, channel,
             y, target + row * p.columns, p.columns, size, min(p.block_rows, p.rows - row), length,
-            p, taps, lanes, step, parts,
+            p, taps, lanes, step, AHEAD_PLANES * p.plane, parts,
         )  # fmt: skip
 
 
@@ -139,7 +140,7 @@ def _block(
                     packed, 0, 0, p.plane, channels,
                     taps, phase_at[phase], phase_at[phase + 1], none, 0,
                     sums, (phase * p.joint - begin) * phase_pitch, 0, p.panel_pitch,
-                    1 if channel == 0 else 0,
+                    1 if channel == 0 else 0, AHEAD_PLANES * p.plane,
                 )  # fmt: skip
             if channel + channels < p.source_channels:
                 continue

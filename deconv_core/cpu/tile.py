@@ -23,7 +23,7 @@ from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .config import AHEAD_PLANES, AHEAD_STEPS, MACHINE, SUM_TERMS
+from .config import AHEAD_STEPS, MACHINE, SUM_TERMS
 from .emit import INDEX, Emitter
 from .jit import kernel
 from .launch import linked
@@ -33,18 +33,19 @@ from .launch import linked
 def _spread(
     typing: Any, lanes: Any, vectors: Any, rows: Any, count: Any, w: Any, w_at: Any,
     x: Any, x_at: Any, x_row: Any, plane: Any, channels: Any, taps: Any, tap_at: Any, tap_end: Any,
-    bias: Any, bias_at: Any, y: Any, y_at: Any, y_row: Any, y_pitch: Any, fresh: Any,
+    bias: Any, bias_at: Any, y: Any, y_at: Any, y_row: Any, y_pitch: Any, fresh: Any, ahead: Any,
 ) -> tuple[Any, Callable[..., Any]]:  # fmt: skip
     """Emit `spread` for literal `lanes` and `vectors`."""
     signature = types.void(
         lanes, vectors, rows, count, w, w_at, x, x_at, x_row, plane, channels, taps, tap_at,
-        tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh,
+        tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead,
     )  # fmt: skip
     high, wide = lanes.literal_value, vectors.literal_value
 
     def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
         (_, _, rows_, count_, w_, w_at_, x_, x_at_, x_row_, plane_, channels_, taps_, tap_at_,
-         tap_end_, bias_, bias_at_, y_, y_at_, y_row_, y_pitch_, fresh_) = values  # fmt: skip
+         tap_end_, bias_, bias_at_, y_, y_at_, y_row_, y_pitch_, fresh_,
+         ahead_) = values  # fmt: skip
         emit = Emitter(context, builder, x.dtype)
         zero, one, width = (ir.Constant(INDEX, n) for n in (0, 1, emit.width))
         weights, starts = emit.pointer(w, w_, w_at_), emit.pointer(bias, bias_, bias_at_)
@@ -64,7 +65,7 @@ def _spread(
                 start = emit.step(channel, builder.load(emit.step(offsets, tap.index)))
                 scalars = builder.load(weight)
                 emit.prefetch(emit.step(scalars, high * AHEAD_STEPS))
-                far = emit.step(start, emit.times(plane_, AHEAD_PLANES))
+                far = emit.step(start, ahead_)
                 for v in range(columns):
                     emit.prefetch(emit.step(far, v * emit.width))
                 positions = [emit.load(emit.step(start, v * emit.width)) for v in range(columns)]
@@ -171,7 +172,7 @@ def _spread_python(
     lanes: int, vectors: int, rows: int, count: int, w: np.ndarray, w_at: int,
     x: np.ndarray, x_at: int, x_row: int, plane: int, channels: int,
     taps: np.ndarray, tap_at: int, tap_end: int, bias: np.ndarray, bias_at: int,
-    y: np.ndarray, y_at: int, y_row: int, y_pitch: int, fresh: int,
+    y: np.ndarray, y_at: int, y_row: int, y_pitch: int, fresh: int, ahead: int,
 ) -> None:  # fmt: skip
     """Compute `spread` in plain Python."""
     step = MACHINE.vector_bytes // x.itemsize
@@ -217,17 +218,17 @@ _DOT = MACHINE.dot + (MACHINE.dot[-1],) * (4 - len(MACHINE.dot))
 HALF = _W0 // 2  # streams of a tile of `dot` of the most lanes, where no more are left
 
 
-@linked("iiiaiaiiiiniiaiaiiii")
+@linked("iiiaiaiiiiniiaiaiiiii")
 @kernel
 def spread(
     lanes, rows, count, w, w_at, x, x_at, x_row, plane, channels, taps, tap_at, tap_end,
-    bias, bias_at, y, y_at, y_row, y_pitch, fresh,
+    bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead,
 ):  # fmt: skip
     """Sum products up, for `lanes` and some rows of positions, tile by tile.
 
     ``y[i * y_pitch + r * y_row + p] = bias[i] + sum(w[c, t, i] * x[c * plane + taps[t] + r * x_row
     + p])`` over channels c and taps t, for rows r < rows and positions p < count. If `fresh` is 0,
-    not 1, the sums are added to `y` instead.
+    not 1, the sums are added to `y` instead. What lies `ahead` elements on in `x` is called for.
 
     Assumptions: `lanes` is in `MACHINE.spread`; `count` is rounded up to whole tiles, of the
     vectors that `lanes` stands with, or for the most lanes to whole vectors; `w` is packed
@@ -237,32 +238,32 @@ def spread(
     if lanes == _S0:
         _spread(
             _S0, _V0, rows, count, w, w_at, x, x_at, x_row, plane, channels, taps, tap_at,
-            tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh,
+            tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead,
         )  # fmt: skip
     elif lanes == _S1:
         _spread(
             _S1, _V1, rows, count, w, w_at, x, x_at, x_row, plane, channels, taps, tap_at,
-            tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh,
+            tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead,
         )  # fmt: skip
     elif lanes == _S2:
         _spread(
             _S2, _V2, rows, count, w, w_at, x, x_at, x_row, plane, channels, taps, tap_at,
-            tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh,
+            tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead,
         )  # fmt: skip
     elif lanes == _S3:
         _spread(
             _S3, _V3, rows, count, w, w_at, x, x_at, x_row, plane, channels, taps, tap_at,
-            tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh,
+            tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead,
         )  # fmt: skip
     elif lanes == _S4:
         _spread(
             _S4, _V4, rows, count, w, w_at, x, x_at, x_row, plane, channels, taps, tap_at,
-            tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh,
+            tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead,
         )  # fmt: skip
     else:
         _spread(
             _S5, _V5, rows, count, w, w_at, x, x_at, x_row, plane, channels, taps, tap_at,
-            tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh,
+            tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead,
         )  # fmt: skip
 
 

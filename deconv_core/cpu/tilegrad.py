@@ -18,7 +18,7 @@ from numba import prange, types
 
 from ..memory import empty
 from .arrays import flat
-from .config import MACHINE
+from .config import AHEAD_PLANES, MACHINE
 from .jit import kernel
 from .launch import address, array, call
 from .plan import PLAN
@@ -82,7 +82,7 @@ def _multiply(lanes, columns, sums, p, reads, writes, none, taps, pair, begin, e
             spread(
                 LANES, 1, block, lanes, (writes[tap] * p.tiles + unit) * p.positions * LANES,
                 columns, reads[tap] * p.positions * block, 0, block, count, taps, 0, 1,
-                none, 0, sums, at, 0, block, fresh,
+                none, 0, sums, at, 0, block, fresh, AHEAD_PLANES * block,
             )  # fmt: skip
 
 

@@ -54,7 +54,7 @@ def _multiply(lanes, packed, panel, p, taps, places, none, group, image, begin, 
                 spread(
                     LANES, 1, min(block, p.streams - first), lanes, at, packed, taps[tap] + first,
                     0, 0, 1, places, begin, end, none, 0, panel, to + first * LANES, 0, block,
-                    fresh,
+                    fresh, 0,
                 )  # fmt: skip
 
 
