@@ -99,7 +99,7 @@ def products(rng: np.random.Generator) -> None:
 
 def depthwise(rng: np.random.Generator) -> None:
     """Convolutions with a kernel for each channel, with one, two and three write phases."""
-    for stride, size in ((1, (6, 9)), (2, (7, 6)), ((1, 3), (5, 11))):
+    for stride, size in ((1, (6, 9)), (2, (7, 6)), ((1, 3), (5, 11)), (1, (9, 17)), (2, (9, 9))):
         x, w, b = (rng.standard_normal(s) for s in ((2, 3, *size), (3, 1, 4, 3), (3,)))
         options = dict(stride=stride, padding=1, groups=3)
         shape = geometry.conv(x.shape, w.shape, **options)

@@ -1,7 +1,7 @@
 """The three convolution kernels: forward, input gradient (a transposed forward), weight gradient.
 
-Each is a plan and a pass that follows it, chosen once for a geometry: depthwise (depthwise.py and,
-for narrow pictures, planes.py), of few results (matrix.py), with images innermost
+Each is a plan and a pass that follows it, chosen once for a geometry: depthwise (strips.py,
+planes.py, depthwise.py), of few results (matrix.py), with images innermost
 (batchwise.py, batchgrad.py, batchdot.py) or by products of matrices (gemm.py, gemmgrad.py,
 tilegrad.py, widegrad.py) where these are cheaper, or by positions (spread.py, dot.py).
 """
@@ -31,6 +31,7 @@ from .matrix import is_matrix, matrix_forward, matrix_input_grad, matrix_weight_
 from .plan import dot_plan, spread_plan
 from .planes import is_narrow, planes_grad_plan, planes_plan, run_planes, run_planes_grad
 from .spread import run_spread
+from .strips import is_strips, run_strips, strips_plan
 from .tilegrad import run_tile_grad
 from .tilegradplan import tile_grad_plan
 from .widegrad import run_wide_grad
@@ -49,6 +50,8 @@ def choose(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Choice:
         return (matrix_input_grad if adjoint else matrix_forward), geometry
     if is_depthwise(geometry) and is_narrow(geometry, itemsize):
         return run_planes, planes_plan(geometry, adjoint, itemsize)
+    if is_depthwise(geometry) and is_strips(geometry, adjoint):
+        return run_strips, strips_plan(geometry, adjoint)
     if is_depthwise(geometry):
         return run_bands, plane_plan(geometry, adjoint, itemsize)
     batch = batch_plan(geometry, adjoint, itemsize)

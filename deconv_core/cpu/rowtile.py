@@ -38,14 +38,14 @@ def _interleave(emit: Emitter, even: Any, odd: Any) -> list[Any]:
     ]
 
 
-def _store_past(emit: Emitter, value: Any, pointer: Any) -> None:
+def store_past(emit: Emitter, value: Any, pointer: Any) -> None:
     """Store an aligned vector past the caches."""
     address = emit.builder.bitcast(pointer, emit.vector.as_pointer())
     store = emit.builder.store(value, address, align=MACHINE.vector_bytes)
     store.set_metadata("nontemporal", emit.builder.module.add_metadata([ir.Constant(I32, 1)]))
 
 
-def _write(
+def write_rows(
     emit: Emitter, rows: list[list[Any]], targets: list[Any], first: Any, limit: Any, lines: Any
 ) -> None:
     """Store each row's vectors; their elements are `first` and on of a row of `limit` elements.
@@ -63,7 +63,7 @@ def _write(
         ends = builder.icmp_signed("<=", builder.add(start, ir.Constant(INDEX, emit.width)), limit)
         with builder.if_else(builder.and_(begins, ends)) as (whole, cut):
             with whole, builder.if_else(lines) as (past, near):
-                for way, store in ((past, _store_past), (near, Emitter.store)):
+                for way, store in ((past, store_past), (near, Emitter.store)):
                     with way:
                         for vector, target in vectors:
                             store(emit, vector, target)
@@ -131,7 +131,7 @@ def _row_tile(
             first = builder.add(left_, emit.times(column, across))
             start = emit.step(target, first)
             targets = [emit.step(start, emit.times(y_pitch_, row)) for row in range(height)]
-            _write(emit, results, targets, first, limit_, lines)
+            write_rows(emit, results, targets, first, limit_, lines)
         return context.get_dummy_value()
 
     return signature, generate
