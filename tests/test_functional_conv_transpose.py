@@ -132,6 +132,9 @@ def test_many_more_against_pytorch(case: ConvCase, dtype: Any) -> None:
         ((1, 33, 12, 7), (33, 65, 4, 4), {"stride": 2, "padding": 1}),
         ((1, 3, 5, 90), (3, 2, 5, 9), {"stride": (3, 4), "dilation": (2, 1)}),
         ((40, 2, 5, 5), (2, 2, 3, 3), {"padding": 1}),
+        ((17, 16, 1, 32), (16, 24, 1, 16), {"stride": (1, 8), "padding": (0, 4)}),  # by images
+        ((1, 16, 32, 96), (16, 24, 5, 5), {"stride": 3, "padding": 2}),  # row by row
+        ((1, 16, 28, 20), (16, 24, 2, 2), {"stride": 2}),  # blocks of 8, 8, 8 and 4 rows
     ],
 )
 def test_larger_shapes_against_pytorch(

@@ -14,6 +14,7 @@ from .config import MACHINE
 from .jit import kernel
 from .phases import WAYS, deal_rows, weave_rows
 from .rows import copy, prefetch, window, window_by_two
+from .tasks import positions_of
 from .transpose import transpose
 
 _VECTOR_BYTES = MACHINE.vector_bytes
@@ -176,7 +177,7 @@ def pack_lanes(dy, panel, p, image, row, column, group, first, lanes):
     """
     rows, images = min(p.block_rows, p.result_h - row), min(p.images, p.batch - image)
     width, pitch, apart = min(p.block_columns, p.result_w - column), p.pitch, p.image_rows * p.pitch
-    length = (images - 1) * apart + rows * pitch
+    length = positions_of(p, image, row)
     if pitch == width == p.result_w:  # rows lie side by side in both
         rows, width, pitch = 1, rows * width, rows * pitch
     length += -length % (_VECTOR_BYTES // dy.itemsize)

@@ -13,7 +13,7 @@ from numba import config
 
 from ..geometry import ConvGeometry, ceil_div
 from ..sweep import Sweep, adjoint_sweep, forward_sweep, plain_sweeps, trimmed
-from .blocking import Pass, line_stride, packed_layout, plain_layout, tiles
+from .blocking import Pass, block_runs, cost, line_stride, packed_layout, parts, plain_layout, tiles
 from .config import (
     LANES_BYTES,
     MACHINE,
@@ -25,7 +25,7 @@ from .config import (
     SHARED_MACS,
     WORKER_MACS,
 )
-from .joint import join, joint_cost, joint_taps
+from .joint import join, joint_taps
 from .tiling import choose_tiles, products, tiled_layout
 
 _FIELDS = (
@@ -33,7 +33,7 @@ _FIELDS = (
     "read_stride_h read_stride_w read_base_h read_base_w "
     "write_stride_h write_stride_w write_base_h write_base_w "
     "batch rows columns reach_h reach_w "  # positions of one image, halo
-    "images block_rows row_blocks block_columns column_blocks blocks chunks "
+    "images block_rows row_blocks block_columns column_blocks blocks chunks run run_pitch "
     "pitch image_rows phase_plane plane positions "  # packed source, in elements
     "panel_pitch packed_size panel_size unit_panel phase_rows "
     "weight_size scratch_size "  # all units' weights (or sums), one worker's workspace
@@ -93,40 +93,34 @@ class Plan:
     itemsize: int
 
     def runs(self, vectors: int | None = None) -> list[list[int]]:
-        """Return the runs of positions that each block computes.
-
-        With `vectors`, they are those of tiles of so many, which may write rows straight into the
-        result; with one, those of a weight gradient, which may read rows as they lie. Without, they
-        are those of a panel, whose last of a picture may be shorter, or of a 1x1 convolution.
-        """
+        """Return the runs of positions that each block computes, by tiles of so many `vectors`."""
         return _runs(self.numbers[0], vectors)
 
 
 def _runs(p: Any, vectors: int | None = None) -> list[list[int]]:
-    """Return the runs of positions that each block computes, as `Plan.runs` does."""
+    """Return the runs of positions that each block of a plan of numbers `p` computes.
+
+    With `vectors`, they are those of tiles of so many, which may write rows straight into the
+    result; with one, those of a weight gradient, which may read rows as they lie. Without, they
+    are those of a panel, whose last of a picture may be shorter, or of a 1x1 convolution.
+    """
     if p["tile"]:
         return [[int(p["positions"])]] * int(p["blocks"])
     blocks = product(
-        _cut(p["batch"], p["images"]),
-        _cut(p["rows"], p["block_rows"]),
-        _cut(p["columns"], p["block_columns"]),
+        parts(p["batch"], p["images"]),
+        parts(p["rows"], p["block_rows"]),
+        parts(p["columns"], p["block_columns"]),
     )
     straight = vectors is not None and (p["rowwise"] or vectors <= p["straight"])
     if p["plain"] or straight:
         return [[length] * (images * rows) for images, rows, length in blocks]
-    apart, pitch = int(p["image_rows"]), int(p["pitch"])
-    return [[((images - 1) * apart + rows) * pitch] for images, rows, _ in blocks]
+    return [block_runs(p, images, rows) for images, rows, _ in blocks]
 
 
 def chunk_ends(chunks: int, lengths: Iterable[int]) -> np.ndarray:
     """Return how long the blocks before each chunk are, and all of them."""
     ends = np.cumsum([0, *lengths])
     return ends[np.arange(chunks + 1) * (len(ends) - 1) // max(1, chunks)]
-
-
-def _cut(count: int, size: int) -> list[int]:
-    """Return the sizes of the parts of `count`, of `size` each but the last."""
-    return [int(min(size, count - at)) for at in range(0, count, size)]
 
 
 def _least_blocks(geometry: ConvGeometry, units: int) -> int:
@@ -153,15 +147,10 @@ def _flat(work: Pass) -> tuple[Sweep, Sweep] | None:
 
 def _least_packed(work: Pass) -> tuple[tuple[Sweep, Sweep], dict[str, int]]:
     """Return the sweeps, trimmed or not, that pack and compute less, and the layout."""
-    choices = (work.rows, work.columns), (trimmed(work.rows), trimmed(work.columns))
-    layouts = [packed_layout(work._replace(rows=r, columns=c)) for r, c in choices]
-
-    def cost(found: tuple[tuple[Sweep, Sweep], dict[str, int]]) -> float:
-        sweeps, layout = found
-        size = layout["blocks"] * (layout["phase_plane"] + layout["positions"])
-        return size * joint_cost(*sweeps, layout["joint"], work.result)
-
-    return min(zip(choices, layouts, strict=True), key=cost)
+    short = work._replace(rows=trimmed(work.rows), columns=trimmed(work.columns))
+    found = [(way, packed_layout(way)) for way in (work, short)]
+    best, layout = min(found, key=lambda made: cost(made[0], made[1], made[1]["joint"]))
+    return (best.rows, best.columns), layout
 
 
 def _common(geometry: ConvGeometry, work: Pass) -> tuple[dict[str, int], tuple[Sweep, Sweep]]:
@@ -264,13 +253,13 @@ def _finish(
         kernel = product[kernel]
     elif numbers["joint"] > 1:
         taps, kernel, starts = join(taps, kernel, starts, numbers["joint"])
-    parts = numbers["chunks"] or numbers["blocks"]
-    ends = chunk_ends(parts, map(sum, _runs(numbers)))
+    work_parts = numbers["chunks"] or numbers["blocks"]
+    ends = chunk_ends(work_parts, map(sum, _runs(numbers)))
     found = (
         rows.read_phases, columns.read_phases, taps, kernel, starts, corners, ends, np.ravel(units),
     )  # fmt: skip
     tables, views = _joined(found, numbers)
-    tasks = parts * len(units)
+    tasks = work_parts * len(units)
     least = MIN_BLOCKS if geometry.macs >= SHARED_MACS else 1
     workers = max(1, min(tasks, max(least, geometry.macs // WORKER_MACS)))
     return Plan(

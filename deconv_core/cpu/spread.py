@@ -136,10 +136,11 @@ def _block(
                 before = p.source_channels * phase_at[phase]
                 before += channel * (phase_at[phase + 1] - phase_at[phase])
                 spread(
-                    lanes, 1, positions, weights, at + lanes * before + phase * p.weight_gap,
-                    packed, 0, 0, p.plane, channels,
+                    lanes, (positions + p.run_pitch - 1) // p.run_pitch, min(p.run, positions),
+                    weights, at + lanes * before + phase * p.weight_gap,
+                    packed, 0, p.run_pitch, p.plane, channels,
                     taps, phase_at[phase], phase_at[phase + 1], none, 0,
-                    sums, (phase * p.joint - begin) * phase_pitch, 0, p.panel_pitch,
+                    sums, (phase * p.joint - begin) * phase_pitch, p.run_pitch, p.panel_pitch,
                     1 if channel == 0 else 0, AHEAD_PLANES * p.plane,
                 )  # fmt: skip
             if channel + channels < p.source_channels:

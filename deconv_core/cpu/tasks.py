@@ -22,11 +22,14 @@ def block_at(block, p):
 
 @kernel
 def positions_of(p, image, row):
-    """Return how many positions the block at (`image`, `row`) computes: the last may have fewer."""
+    """Return how many positions the block at (`image`, `row`) computes: the last may have fewer.
+
+    They end with the last row's last result, before the halo behind it.
+    """
     if p.tile:
         return p.positions
     images, rows = min(p.images, p.batch - image), min(p.block_rows, p.rows - row)
-    return ((images - 1) * p.image_rows + rows) * p.pitch
+    return ((images - 1) * p.image_rows + rows - 1) * p.pitch + p.block_columns
 
 
 @kernel

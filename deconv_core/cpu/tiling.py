@@ -152,6 +152,8 @@ def tiled_layout(work: Pass, tiling: Tiling) -> dict[str, int]:
     woven = tiling.results * tiling.high * columns.write_stride // 4 * columns.folds
     return tiling.numbers | {
         "positions": run,
+        "run": run,
+        "run_pitch": run,
         "blocks": ceil_div(tiling.count(work.batch), run),
         "row_blocks": 1,
         "column_blocks": 1,
