@@ -189,6 +189,13 @@ def tile(wherever_possible: bool) -> None:
     """Let every pass that can run by Winograd's tiles, or only where that pays."""
     shares = (1e9, 1e9) if wherever_possible else (config.TILED_SHARE, config.GRAD_SHARE)
     tiling.TILED_SHARE, tilegradplan.GRAD_SHARE = shares
+    tiling.TILED_WEIGHT, tiling.NEAR_CHANNELS = config.TILED_WEIGHT, config.NEAR_CHANNELS
+    choose_again()
+
+
+def transform_near(channels: int) -> None:
+    """Let passes by tiles transform weights as they use them, of so many channels, wherever."""
+    tiling.TILED_WEIGHT, tiling.NEAR_CHANNELS = 1 << 60, channels
     choose_again()
 
 

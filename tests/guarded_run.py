@@ -49,8 +49,13 @@ def main(dtype: str, where: str) -> None:
     calls.tile(True)
     tiled = results(dtype)
     assert tiled != plain
+    calls.transform_near(7)
+    near = results(dtype)
+    assert near != tiled
 
     guard_the_pool(where)
+    check(dtype, where, near, stepped)
+    calls.tile(True)
     check(dtype, where, tiled, stepped)
     calls.tile(False)
     calls.multiply(True)

@@ -72,7 +72,9 @@ def joint(rng: np.random.Generator) -> None:
 def tiles(rng: np.random.Generator) -> None:
     """Convolutions by Winograd's tiles of either size, some of them beyond the picture."""
     calls.tile(True)
-    for kernel, stride, results in ((3, 1, 2), (4, 2, 3)):
+    for kernel, stride, results, near in ((3, 1, 2, 0), (4, 2, 3, 0), (3, 1, 2, 1), (3, 2, 3, 1)):
+        if near:
+            calls.transform_near(near)
         x, w, b = (rng.standard_normal(s) for s in ((2, 2, 7, 9), (3, 2, kernel, kernel), (3,)))
         shape = geometry.conv(x.shape, w.shape, stride, 1)
         for _, plan in (conv.choose(shape, False, 8), conv.choose_grad(shape, 8)):
@@ -117,10 +119,10 @@ def loads(rng: np.random.Generator) -> None:
 
     def spread_tile(*given: Any) -> None:
         nonlocal made
-        lanes, count, channels, taps = given[0], given[1], given[7], given[10] - given[9]
+        (lanes, rows, count), channels, taps = given[:3], given[9], given[12] - given[11]
         width = MACHINE.vector_bytes // 8
-        one = lanes == MACHINE.spread[0][0] and count <= width
-        made += lanes * (1 if one else dict(MACHINE.spread)[lanes]) * width * channels * taps
+        step = (1 if lanes == MACHINE.spread[0][0] else dict(MACHINE.spread)[lanes]) * width
+        made += lanes * rows * -(-count // step) * step * channels * taps
         tile.spread(*given)
 
     def dot_tile(*given: Any) -> None:

@@ -93,6 +93,12 @@ TILED_SOURCE = 8 if MACHINE.vector_bytes == 64 else 5
 TILED_RESULT = 5  # the same of the result,
 TILED_SUM = 4  # of one of the sums of products that it is made of,
 TILED_WEIGHT = 60  # and of the weight
+NEAR_WEIGHT = 20  # of one that is transformed for each block, by the thread that uses it
+NEAR_TILES = 128  # of such a block, at most,
+NEAR_TILES_BYTES = 1 << 22  # and their bytes: of the last-level cache
+NEAR_TASKS = 16  # blocks are cut smaller until there are so many tasks
+NEAR_CHANNELS = 96  # whose weights are transformed together,
+NEAR_WEIGHTS_BYTES = 9 << 14  # and their bytes, at most: they stay in the second-level cache
 TILED_SHARE = 0.9  # of the direct products that those of Winograd's tiles may be, costs included
 GRAD_SHARE = 0.95  # the same of a weight gradient,
 GRAD_RESULT = 8  # whose transformed elements cost more,

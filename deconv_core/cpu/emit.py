@@ -46,6 +46,11 @@ class Emitter:
         address = self.builder.bitcast(pointer, self.vector.as_pointer())
         return self.builder.load(address, align=self.size)
 
+    def load_part(self, pointer: Any) -> Any:
+        """Load 128 bits, however aligned."""
+        part = ir.VectorType(self.vector.element, 16 // self.size)
+        return self.builder.load(self.builder.bitcast(pointer, part.as_pointer()), align=self.size)
+
     def store(self, value: Any, pointer: Any) -> None:
         """Store a vector, however aligned."""
         address = self.builder.bitcast(pointer, self.vector.as_pointer())

@@ -42,6 +42,7 @@ _FIELDS = (
     "rowwise "  # whether a weight gradient reads the gradient's rows as they lie
     "joint "  # write phases that are lanes of one tile
     "tile tile_h points_h panel_plane line_pitch lines_size weight_gap "  # Winograd's tiles
+    "near near_size "  # whether a unit's weights are transformed as they are used, by chunks
     "phases_h phases_w folds_h folds_w "  # read phases, dilated passes that are folded
     "chunk tiles region columns_size "  # rows (or channels) together, tiles (or units)
     "packed_together written_together"  # channels, images innermost
@@ -241,6 +242,7 @@ def _finish(
 ) -> Plan:
     """Freeze the fields into a plan; `size` is that of all units' weights or sums."""
     scratch = numbers["packed_size"] + numbers["panel_size"] + numbers["lines_size"]
+    scratch += numbers["near_size"]
     numbers["weight_size"], numbers["scratch_size"] = size, scratch
     rows, columns = sweeps
     taps, kernel, starts = tap_tables(rows, columns, numbers)
@@ -287,18 +289,24 @@ def spread_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Plan:
     units, at = [], 0
     for group in range(geometry.groups):
         for first, lanes, vectors in tiles(result * joint, MACHINE.spread):
-            size = lanes * source * taps + gaps
+            size = lanes * (numbers["chunk"] if numbers["near"] else source) * taps + gaps
             units.append((group, first, lanes, at, vectors, size))
-            at += size
+            if numbers["near"]:
+                numbers["near_size"] = max(numbers["near_size"], size)
+            else:
+                at += size
     numbers["panel_pitch"] = line_stride(numbers["positions"] + work.widest, itemsize)
     panels = [lanes for _, _, lanes, _, vectors, _ in units if vectors > numbers["straight"]]
-    phases = numbers["phase_rows"] * sweeps[1].write_stride // joint
+    phase_rows = sweeps[0].write_stride if numbers["near"] else numbers["phase_rows"]
+    phases = phase_rows * sweeps[1].write_stride // joint
     numbers["panel_size"] = numbers["panel_pitch"] * max(panels, default=0) * phases
-    if numbers["chunk"] < source:  # all units' sums wait for the next chunk
+    if numbers["chunk"] < source and not numbers["near"]:  # all units' sums wait for the next chunk
         numbers["unit_panel"] = numbers["panel_size"]
         numbers["panel_size"] *= len(units)
     shape = geometry.input_shape if adjoint else geometry.output_shape
-    return _finish(geometry, shape, work, numbers, sweeps, units, line_stride(at, itemsize))
+    return _finish(
+        geometry, shape, work, numbers, sweeps, units, line_stride(at, itemsize) if at else 0
+    )
 
 
 def _rows_as_they_lie(work: Pass, numbers: dict[str, int]) -> bool:

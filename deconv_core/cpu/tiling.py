@@ -8,11 +8,17 @@ import numpy as np
 
 from ..geometry import ceil_div
 from ..sweep import Sweep, folded, winograd_sweep
-from .blocking import Pass, line_stride, tiles
+from .blocking import Pass, covered, line_stride, tiles
 from .config import (
     LINE,
     LINE_VECTORS,
     MACHINE,
+    NEAR_CHANNELS,
+    NEAR_TASKS,
+    NEAR_TILES,
+    NEAR_TILES_BYTES,
+    NEAR_WEIGHT,
+    NEAR_WEIGHTS_BYTES,
     TILED_RESULT,
     TILED_SHARE,
     TILED_SOURCE,
@@ -24,12 +30,26 @@ from .phases import WAYS
 
 
 class Tiling(NamedTuple):
-    """The sweeps over tiles of `high` x `results` results: as many along both, or a single row."""
+    """The sweeps over tiles of `high` x `results` results: as many along both, or a single row.
+
+    With `near`, weights are transformed by the thread that uses them, for each block.
+    """
 
     results: int
     high: int
     rows: Sweep
     columns: Sweep
+    near: bool = False
+
+    @property
+    def products(self) -> int:
+        """Products of all tiles at one place: weights of a lane and a channel."""
+        return len(self.rows.taps) * len(self.columns.taps)
+
+    @property
+    def phase_rows(self) -> int:
+        """Rows of write phases whose sums are kept: all, if channels come in chunks."""
+        return self.rows.write_stride if self.near else self.points
 
     @property
     def points(self) -> int:
@@ -98,25 +118,39 @@ def transforms_cost(
 def choose_tiles(work: Pass) -> Tiling | None:
     """Return the tiles of a forward pass or an input gradient, or None if it runs without them."""
     tiling = None if work.dot else fit_tiles(work.rows, work.columns)
-    if tiling is None or tiling.step(1) > _most(work, tiling):
+    if tiling is None:
         return None
-    run, step = _run(work, tiling), MACHINE.spread[0][1] * work.width  # of a register tile
-    count = ceil_div(tiling.count(work.batch), run) * ceil_div(run, step) * step
-    channels = work.source * work.result
-    weights = len(tiling.rows.taps) * len(tiling.columns.taps)
-    cost = (count + TILED_WEIGHT) * weights * channels + TILED_SUM * count * weights * work.result
-    both = work.source, work.result
-    cost += transforms_cost(tiling, work.batch, both, work.width, TILED_RESULT)
+    ways = [way for way in (tiling, tiling._replace(near=True)) if way.step(1) <= _most(work, way)]
+    costs = [_cost(work, way) for way in ways]
     taps = len(work.rows.taps) * len(work.columns.taps)
-    direct = taps * work.batch * work.rows.count * work.columns.count * channels
-    return tiling if cost <= TILED_SHARE * direct else None
+    direct = taps * work.batch * work.rows.count * work.columns.count * work.source * work.result
+    if not costs or min(costs) > TILED_SHARE * direct:
+        return None
+    return ways[costs.index(min(costs))]
+
+
+def _cost(work: Pass, tiling: Tiling) -> int:
+    """Return the products that a pass makes by tiles, and those that all the rest is worth."""
+    run, step = _run(work, tiling), _step(work, tiling)
+    blocks = ceil_div(tiling.count(work.batch), run)
+    count, each = blocks * ceil_div(run, step) * step, tiling.products * work.result
+    weight = NEAR_WEIGHT * blocks if tiling.near else TILED_WEIGHT
+    both = work.source, work.result
+    cost = transforms_cost(tiling, work.batch, both, work.width, TILED_RESULT)
+    return cost + each * ((count + weight) * work.source + TILED_SUM * count)
+
+
+def _step(work: Pass, tiling: Tiling) -> int:
+    """Return what register tiles compute in vain if blocks are not multiples of it."""
+    return work.width if tiling.near else work.narrowest
 
 
 def _most(work: Pass, tiling: Tiling) -> int:
     """Return the most tiles of a block."""
     tiled = work._replace(rows=tiling.rows, columns=tiling.columns)
     each = tiled.phases * tiled.source * tiled.itemsize
-    return tiled.most_positions(TILES_BYTES // each, phase_rows=tiling.points)
+    room = min(NEAR_TILES, NEAR_TILES_BYTES // each) if tiling.near else TILES_BYTES // each
+    return tiled.most_positions(room, phase_rows=tiling.phase_rows)
 
 
 def _run(work: Pass, tiling: Tiling) -> int:
@@ -124,15 +158,20 @@ def _run(work: Pass, tiling: Tiling) -> int:
 
     It is the number with which the register tiles compute the least, in all blocks.
     """
-    step = tiling.step(work.narrowest)
+    step = tiling.step(_step(work, tiling))
     total = tiling.count(work.batch)
-    most = min(_most(work, tiling), max(work.narrowest, total // work.blocks))
     lanes = tiles(work.result, MACHINE.spread)
-    widths = [(count, vectors * work.width) for _, count, vectors in lanes]
+    each = total // work.blocks
+    if tiling.near:  # whole blocks rather than many: units are tasks
+        each = ceil_div(total, ceil_div(NEAR_TASKS, len(lanes))) + step - 1
+    most = min(_most(work, tiling), max(work.narrowest, each))
 
     def computed(length: int) -> int:
-        each = sum(count * ceil_div(length, wide) * wide for count, wide in widths)
-        return ceil_div(total, length) * each
+        each = sum(
+            count * covered(length, count, vectors, work.width) for _, count, vectors in lanes
+        )
+        weight = NEAR_WEIGHT * work.result if tiling.near else 0
+        return ceil_div(total, length) * (each + weight)
 
     lengths = range(step, max(step, most) + 1, step)
     return min(lengths, key=lambda length: (computed(length), -length))
@@ -150,7 +189,12 @@ def tiled_layout(work: Pass, tiling: Tiling) -> dict[str, int]:
     line, lines = tiling.lines(run, width)
     line = max(LINE_VECTORS * width, line)
     woven = tiling.results * tiling.high * columns.write_stride // 4 * columns.folds
-    return tiling.numbers | {
+    numbers = tiling.numbers
+    if tiling.near:
+        each = MACHINE.spread[0][0] * tiling.products * work.itemsize
+        chunk = min(NEAR_CHANNELS, max(1, NEAR_WEIGHTS_BYTES // each))
+        numbers |= {"near": 1, "chunk": min(work.source, chunk)}
+    return numbers | {
         "positions": run,
         "run": run,
         "run_pitch": run,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,23 +17,30 @@ from .emit import INDEX, Emitter
 from .jit import kernel
 
 
-def _square(emit: Emitter, rows: list[Any]) -> list[Any]:
-    """Return the columns of a square of `rows`: halves of it are exchanged, then halves of those.
+def _columns(emit: Emitter, rows: list[Any], at: Any, load: Any) -> list[Any]:
+    """Return columns of a vector of rows, from column `at` on: those that fill 128 bits of a row.
 
-    (K. S. Eklundh, A fast computer method for matrix transposing, 1972.)
+    Parts of rows far apart are loaded into one vector, so that no element has to cross 128 bits:
+    that takes other instructions, several times as long.
     """
-    width, distance = emit.width, 1
-    while distance < width:
-        low = [j if not j & distance else width + j - distance for j in range(width)]
-        high = [j + distance if not j & distance else width + j for j in range(width)]
-        exchanged = list(rows)
-        for i in range(width):
-            if not i & distance:
-                pair = rows[i], rows[i + distance]
-                exchanged[i] = emit.shuffle(*pair, low)
-                exchanged[i + distance] = emit.shuffle(*pair, high)
-        rows, distance = exchanged, 2 * distance
-    return rows
+    few = 16 // emit.size
+    part = list(range(few))
+
+    def joined(parts: list[Any]) -> Any:
+        while len(parts) > 1:
+            longer = list(range(2 * parts[0].type.count))
+            pairs = zip(parts[::2], parts[1::2], strict=True)
+            parts = [emit.shuffle(one, other, longer) for one, other in pairs]
+        return parts[0]
+
+    lines = [joined([load(emit.step(row, at)) for row in rows[i::few]]) for i in part]
+    low = [start + k // 2 + k % 2 * emit.width for start in range(0, emit.width, few) for k in part]
+    high = [n + few // 2 for n in low]
+    half = few // 2
+    for _ in range(half):  # 4 columns in two rounds, 2 in one
+        pairs = list(zip(lines[:half], lines[half:], strict=True))
+        lines = [emit.shuffle(*pair, order) for pair in pairs for order in (low, high)]
+    return lines
 
 
 def write_lanes(
@@ -73,19 +81,38 @@ def transpose(
         emit = Emitter(context, builder, x.dtype)
         source, target = emit.pointer(x, x_, x_at_), emit.pointer(y, y_, y_at_)
         table, zero = emit.pointer(places, places_, 0), ir.Constant(INDEX, 0)
-        width, last = ir.Constant(INDEX, emit.width), builder.sub(lanes_, ir.Constant(INDEX, 1))
+        last = builder.sub(lanes_, ir.Constant(INDEX, 1))
+        few = 16 // emit.size
         lines = []
         for i in range(emit.width):
             lane = ir.Constant(INDEX, i)
             lane = builder.select(builder.icmp_signed("<", lane, last), lane, last)
             lines.append(emit.step(source, builder.mul(lane, x_pitch_)))
-        with cgutils.for_range_slice(builder, zero, count_, width, inc=True) as (first, _):
-            square = [emit.load_before(emit.step(line, first), first, count_) for line in lines]
-            for i, column in enumerate(_square(emit, square)):
-                k = builder.add(first, ir.Constant(INDEX, i))
-                with builder.if_then(builder.icmp_signed("<", k, count_)):
-                    entry = emit.step(table, emit.times(k, 3))
-                    write_lanes(emit, column, target, entry, step_, lanes_, spill_)
+
+        def write(column: Any, k: Any) -> None:
+            entry = emit.step(table, emit.times(k, 3))
+            write_lanes(emit, column, target, entry, step_, lanes_, spill_)
+
+        before_last = builder.sub(count_, ir.Constant(INDEX, few))
+        enough = builder.icmp_signed(">=", before_last, zero)
+        with builder.if_else(enough) as (many, rest):
+            with many:
+                step = ir.Constant(INDEX, few)
+                with cgutils.for_range_slice(builder, zero, count_, step, inc=True) as (first, _):
+                    inside = builder.icmp_signed("<", first, before_last)
+                    at = builder.select(inside, first, before_last)  # some are written twice
+                    for i, column in enumerate(_columns(emit, lines, at, emit.load_part)):
+                        write(column, builder.add(at, ir.Constant(INDEX, i)))
+            with rest:
+
+                def masked(pointer: Any) -> Any:
+                    whole = emit.load_before(pointer, zero, count_)
+                    return emit.shuffle(whole, whole, list(range(few)))
+
+                for i, column in enumerate(_columns(emit, lines, zero, masked)):
+                    k = ir.Constant(INDEX, i)
+                    with builder.if_then(builder.icmp_signed("<", k, count_)):
+                        write(column, k)
         return context.get_dummy_value()
 
     return signature, generate
@@ -109,13 +136,15 @@ def gather(
         table, zero = emit.pointer(places, places_, place_at_), ir.Constant(INDEX, 0)
         width, last = ir.Constant(INDEX, emit.width), builder.sub(count_, ir.Constant(INDEX, 1))
         with cgutils.for_range_slice(builder, zero, count_, width, inc=True) as (first, _):
-            square = []
+            rows = []
             for i in range(emit.width):
                 k = builder.add(first, ir.Constant(INDEX, i))
                 k = builder.select(builder.icmp_signed("<", k, last), k, last)
-                square.append(emit.load(emit.step(source, builder.load(emit.step(table, k)))))
+                rows.append(emit.step(source, builder.load(emit.step(table, k))))
             whole = builder.icmp_signed("<=", builder.add(first, width), count_)
-            for i, line in enumerate(_square(emit, square)):
+            parts = range(0, emit.width, 16 // emit.size)
+            columns = [_columns(emit, rows, at, emit.load_part) for at in parts]
+            for i, line in enumerate(chain.from_iterable(columns)):
                 lane = ir.Constant(INDEX, i)
                 with builder.if_then(builder.icmp_signed("<", lane, lanes_)):
                     row = emit.step(emit.step(target, builder.mul(lane, y_pitch_)), first)

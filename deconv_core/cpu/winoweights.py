@@ -19,13 +19,15 @@ from .config import MACHINE
 from .emit import INDEX, Emitter
 from .jit import kernel
 from .rows import prefetch
-from .transpose import evenly, transpose, write_lanes
+from .transpose import evenly, transpose
 
 _VECTOR_BYTES = MACHINE.vector_bytes
+_RUN = 128  # weights of a lane that are transposed together, about
 _G = {  # by the number of taps
     2: ((1, 0), (0.5, 0.5), (0.5, -0.5), (0, 1)),
     3: ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)),
 }
+_NEEDED = 2, 10  # products that no missing tap makes vanish: of flat tiles, of others
 
 
 def _factors(emit: Emitter, taps: list[Any]) -> list[Any]:
@@ -37,24 +39,27 @@ def _factors(emit: Emitter, taps: list[Any]) -> list[Any]:
 
 
 def _lift(count: int, flat: bool = False) -> Any:
-    """Return an intrinsic for ``G g G^T``, for `count` x `count` taps of some lanes at once.
+    """Return an intrinsic for ``G g G^T``, for `count` x `count` taps of a vector of lanes.
 
     The taps of a `flat` tile are a single row, ``g G^T``.
-    Tap (r, c) of lane i is ``x[taps[tap_at + 3 * r + c] + i]``. Product k goes to the place that
-    the three elements of `places` from ``place_at + 3 * k`` on tell with `step` (transpose.py), and
-    nowhere if the first is negative.
+    Tap (r, c) is the vector at ``x[x_at + taps[tap_at + 3 * r + c]]``. Product k goes to the place
+    ``y_at + places[place_at + 2 * k] + step * places[place_at + 2 * k + 1]``, a whole vector. The
+    last one that is written is one that every pair needs.
     """
+    order = sorted(
+        range(4 if flat else 16), key=lambda k: k == (_NEEDED[0] if flat else _NEEDED[1])
+    )
 
     def typed(
         typing: Any, y: Any, y_at: Any, places: Any, place_at: Any, step: Any,
-        x: Any, taps: Any, tap_at: Any, lanes: Any, spill: Any,
+        x: Any, x_at: Any, taps: Any, tap_at: Any,
     ) -> tuple[Any, Callable[..., Any]]:  # fmt: skip
-        signature = types.void(y, y_at, places, place_at, step, x, taps, tap_at, lanes, spill)
+        signature = types.void(y, y_at, places, place_at, step, x, x_at, taps, tap_at)
 
         def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
-            y_, y_at_, places_, place_at_, step_, x_, taps_, tap_at_, lanes_, spill_ = values
+            y_, y_at_, places_, place_at_, step_, x_, x_at_, taps_, tap_at_ = values
             emit = Emitter(context, builder, x.dtype)
-            target, source = emit.pointer(y, y_, y_at_), emit.pointer(x, x_, 0)
+            target, source = emit.pointer(y, y_, y_at_), emit.pointer(x, x_, x_at_)
             table, entries = (
                 emit.pointer(taps, taps_, tap_at_),
                 emit.pointer(places, places_, place_at_),
@@ -69,27 +74,26 @@ def _lift(count: int, flat: bool = False) -> Any:
             columns = g if flat else [_factors(emit, column) for column in g]
             points = len(columns[0])
             rows = [_factors(emit, [column[r] for column in columns]) for r in range(points)]
-            for k in range(4 * points):
-                entry = emit.step(entries, 3 * k)
-                needed = builder.icmp_signed(">=", builder.load(entry), ir.Constant(INDEX, 0))
-                with builder.if_then(needed):
-                    write_lanes(emit, rows[k // 4][k % 4], target, entry, step_, lanes_, spill_)
+            for k in order:
+                start, pitch = (builder.load(emit.step(entries, 2 * k + j)) for j in range(2))
+                place = builder.add(start, builder.mul(step_, pitch))
+                emit.store(rows[k // 4][k % 4], emit.step(target, place))
             return context.get_dummy_value()
 
         return signature, generate
 
     def plain(
         y: np.ndarray, y_at: int, places: np.ndarray, place_at: int, step: int,
-        x: np.ndarray, taps: np.ndarray, tap_at: int, lanes: int, spill: int,
+        x: np.ndarray, x_at: int, taps: np.ndarray, tap_at: int,
     ) -> None:  # fmt: skip
-        g = np.array(_G[count], x.dtype)
-        for lane in range(lanes):
-            tile = x[taps[tap_at : tap_at + 9] + lane].reshape(3, 3)[:count, :count]
-            rows = tile[:1] if flat else g @ tile
-            for k, value in enumerate((rows @ g.T).ravel()):
-                start, pitch = places[place_at + 3 * k], places[place_at + 3 * k + 1]
-                if start >= 0:
-                    y[y_at + start + step * pitch + lane] = value
+        g, width = np.array(_G[count], x.dtype), _VECTOR_BYTES // x.itemsize
+        starts = x_at + taps[tap_at : tap_at + 9].reshape(3, 3)[:count, :count]
+        tile = x[starts[..., None] + np.arange(width)]
+        down = g[:1, :1] if flat else g
+        rows = np.einsum("ir,rcv,jc->ijv", down, tile[: 1 if flat else count], g)
+        for k in order:
+            place = y_at + places[place_at + 2 * k] + step * places[place_at + 2 * k + 1]
+            y[place : place + width] = rows.reshape(-1, width)[k]
 
     return plain if config.DISABLE_JIT else intrinsic(typed)
 
@@ -98,63 +102,85 @@ _lift_2, _lift_3, _lift_flat_2, _lift_flat_3 = _lift(2), _lift(3), _lift(2, True
 
 
 @kernel(inline="always")
-def _factors_of(p, y, y_at, places, place_at, step, x, taps, tap_at, lanes, spill):
+def _factors_of(p, y, y_at, places, place_at, step, x, x_at, taps, tap_at):
     """Transform the taps of one pair of phases."""
     if p.points_h == 1:
         if p.tile == 2:
-            _lift_flat_3(y, y_at, places, place_at, step, x, taps, tap_at, lanes, spill)
+            _lift_flat_3(y, y_at, places, place_at, step, x, x_at, taps, tap_at)
         else:
-            _lift_flat_2(y, y_at, places, place_at, step, x, taps, tap_at, lanes, spill)
+            _lift_flat_2(y, y_at, places, place_at, step, x, x_at, taps, tap_at)
     elif p.tile == 2:
-        _lift_3(y, y_at, places, place_at, step, x, taps, tap_at, lanes, spill)
+        _lift_3(y, y_at, places, place_at, step, x, x_at, taps, tap_at)
     else:
-        _lift_2(y, y_at, places, place_at, step, x, taps, tap_at, lanes, spill)
+        _lift_2(y, y_at, places, place_at, step, x, x_at, taps, tap_at)
 
 
 @kernel(_nrt=True)  # it allocates
-def _places(p, pairs, tap_kernel, phase_at, lanes):
-    """Return where the weights of each product of each pair go: place, step of channels, the end.
+def _places(p, pairs, tap_kernel, phase_at, channels, lanes):
+    """Return where the weights of each product of each pair go: place, step of channels.
 
-    A tap is one product of one pair: ``tap_kernel = 16 * pair + product``. Those that are not
-    needed are nowhere: -1.
+    A tap is one product of one pair: ``tap_kernel = 16 * pair + product``. Those that a pair does
+    not need go where its last one is written over them. Of pairs without taps all are nowhere: -1.
     """
-    places = np.full(3 * 16 * pairs, -1)
+    places = np.full(2 * 16 * pairs, -1)
     for phase in range(phase_at.size - 1):
         begin, end = phase_at[phase], phase_at[phase + 1]
         for tap in range(begin, end):
-            k = 3 * tap_kernel[tap]
-            places[k] = (p.source_channels * begin + tap - begin) * lanes + phase * p.weight_gap
+            k = 2 * tap_kernel[tap]
+            places[k] = (channels * begin + tap - begin) * lanes + phase * p.weight_gap
             places[k + 1] = (end - begin) * lanes
-            places[k + 2] = p.source_channels * end * lanes + (phase + 1) * p.weight_gap
+    last = 2 * (_NEEDED[0] if p.points_h == 1 else _NEEDED[1])
+    for pair in range(0, 32 * pairs, 32):
+        for k in range(pair, pair + 8 * p.points_h, 2):
+            if places[k] < 0:
+                places[k], places[k + 1] = places[pair + last], places[pair + last + 1]
     return places
 
 
 @kernel(_nrt=True)  # it allocates
-def pack_tile_weights(w, packed, p, tap_kernel, phase_at, corners, group, first, lanes, at):
-    """Transform one unit's weights, ``G g G^T``, into (write phase, channel, tap, lane).
+def pack_tile_weights(
+    w, packed, p, tap_kernel, phase_at, corners, group, first, lanes, at, channel, channels
+):
+    """Transform weights of one unit, ``G g G^T``, into (write phase, channel, tap, lane).
+
+    They are those of `channels` source channels, from `channel` on.
 
     A pair's `corners` are the positions of its 3x3 taps in the kernel, -1 where it has none.
+    Whole vectors are written, channel by channel: what reaches beyond the lanes is written over, or
+    lies in the gap behind a phase.
     """
     kernel, width = p.kernel, _VECTOR_BYTES // w.itemsize
-    places = _places(p, corners.size // 9, tap_kernel, phase_at, lanes)
-    lines, by_tap = np.zeros((kernel + 1) * width, w.dtype), evenly(kernel, width)
-    taps = np.empty(corners.size, np.int64)
-    for i in range(corners.size):  # the last line is one of zeros
-        taps[i] = (corners[i] if corners[i] >= 0 else kernel) * width
-    spill = 1 if lanes <= width else 0
-    for channel in range(p.source_channels):
-        start = group * p.result_channels * p.source_channels * kernel + channel * p.w_channel
-        if p.w_lane == kernel:
-            prefetch(w, start + first * p.w_lane + 3 * p.w_channel, lanes * kernel)
-        for lane in range(0, lanes, width):
-            count = min(width, lanes - lane)
-            source = start + (first + lane) * p.w_lane
-            transpose(lines, 0, by_tap, 0, w, source, p.w_lane, count, kernel, 1)
+    vectors = (lanes + width - 1) // width
+    together = max(1, min(channels, _RUN // kernel))
+    places = _places(p, corners.size // 9, tap_kernel, phase_at, channels, lanes)
+    size = (together * kernel + 1) * width  # of a vector of lanes: the last line is one of zeros
+    lines, by_tap = np.zeros(vectors * size, w.dtype), evenly(together * kernel, width)
+    taps = np.empty(together * corners.size, np.int64)
+    for i in range(taps.size):
+        c, corner = i // corners.size, corners[i % corners.size]
+        taps[i] = (c * kernel + corner if corner >= 0 else together * kernel) * width
+    base = group * p.result_channels * p.source_channels * kernel + channel * p.w_channel
+    for c in range(0, channels, together):
+        count = min(together, channels - c)
+        for v in range(vectors):
+            here = min(width, lanes - v * width)
+            source = base + c * p.w_channel + (first + v * width) * p.w_lane
+            if p.w_channel == kernel:
+                transpose(lines, v * size, by_tap, 0, w, source, p.w_lane, here, count * kernel, 1)
+            else:
+                for i in range(count):
+                    prefetch(w, source + (i + 3) * p.w_channel, here * kernel)
+                    transpose(
+                        lines, v * size + i * kernel * width, by_tap, 0, w,
+                        source + i * p.w_channel, p.w_lane, here, kernel, 1,
+                    )  # fmt: skip
+        for i in range(count):
             for pair in range(corners.size // 9):
-                _factors_of(
-                    p, packed, at + lane, places, 48 * pair, channel,
-                    lines, taps, 9 * pair, count, spill,
-                )  # fmt: skip
+                for v in range(vectors if places[32 * pair] >= 0 else 0):
+                    _factors_of(
+                        p, packed, at + v * width, places, 32 * pair, c + i,
+                        lines, v * size, taps, i * corners.size + 9 * pair,
+                    )  # fmt: skip
 
 
 def _sums(emit: Emitter, products: list[Any], count: int) -> list[Any]:
