@@ -219,11 +219,13 @@ def _worker(worker, workers, pack, x, w, work, bias, y, plan, tables):
         task += last - unit
 
 
-def _launch(pack, run, x, w, bias, y, plan, tables, work, workers):
-    """Pack the weights, then run all tasks, with the kernels at the addresses `pack` and `run`."""
-    p = plan[0]
-    for u in prange(0 if p.near else (p.units_end - p.units_begin) // 6):
-        call(pack, u, 0, p.source_channels, w, work, plan, tables)
+def _launch(pack, run, x, w, bias, y, plan, tables, work, units, workers):
+    """Pack the weights of `units`, then run all tasks.
+
+    The kernels that do so are at the addresses `pack` and `run`.
+    """
+    for u in prange(units):
+        call(pack, u, 0, plan[0].source_channels, w, work, plan, tables)
     for worker in prange(workers):
         call(run, worker, workers, pack, x, w, work, bias, y, plan, tables)
 
@@ -251,6 +253,7 @@ def run_spread(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, plan: Plan
             *_addresses(x.dtype), flat(x), flat(w),
             np.zeros(y.shape[1], x.dtype) if bias is None else flat(bias), y.ravel(),
             plan.numbers, plan.tables,
-            empty((plan.weight_size + workers * plan.scratch_size,), x.dtype), workers,
+            empty((plan.weight_size + workers * plan.scratch_size,), x.dtype),
+            0 if plan.numbers["near"][0] else len(plan.units), workers,
         )  # fmt: skip
     return y
