@@ -210,7 +210,7 @@ if config.DISABLE_JIT:
     _spread, _dot = _spread_python, _dot_python
 
 # Each machine's table of tiles as a chain of literal calls: a literal is what makes the tile's
-# loops unroll. LLVM removes nothing here at run time: it is one comparison per tile.
+# loops unroll. LLVM removes nothing here at run time: it is one comparison per call.
 _SPREAD = MACHINE.spread + (MACHINE.spread[-1],) * (6 - len(MACHINE.spread))
 _DOT = MACHINE.dot + (MACHINE.dot[-1],) * (4 - len(MACHINE.dot))
 (_S0, _V0), (_S1, _V1), (_S2, _V2), (_S3, _V3), (_S4, _V4), (_S5, _V5) = _SPREAD
