@@ -259,7 +259,8 @@ def cost(work: Pass, layout: dict[str, int], joint: int) -> float:
         for _, lanes, vectors in tiles(work.result * joint, MACHINE.spread)
     )
     packed = layout["row_blocks"] * layout["phase_plane"] * work.phases
-    return ceil_div(work.batch, layout["images"]) * (made * taps + packed * SOURCE_COST)
+    across = ceil_div(work.batch, layout["images"]) * layout["column_blocks"]
+    return across * (made * taps + packed * SOURCE_COST)
 
 
 def _straight(work: Pass, layout: dict[str, int]) -> int:

@@ -147,7 +147,7 @@ def _flat(work: Pass) -> tuple[Sweep, Sweep] | None:
 
 
 def _least_packed(work: Pass) -> tuple[tuple[Sweep, Sweep], dict[str, int]]:
-    """Return the sweeps, trimmed or not, that pack and compute less, and the layout."""
+    """Return the sweeps, trimmed or not, that take less (`blocking.cost`), and the layout."""
     short = work._replace(rows=trimmed(work.rows), columns=trimmed(work.columns))
     found = [(way, packed_layout(way)) for way in (work, short)]
     best, layout = min(found, key=lambda made: cost(made[0], made[1], made[1]["joint"]))

@@ -31,24 +31,24 @@ _VECTOR_BYTES, _MOST_LANES = MACHINE.vector_bytes, MACHINE.spread[0][0]
 @kernel
 def _rows(
     x, x_at, x_row, plane, weights, at, bias, channel, y, y_at, y_row, size, rows, length, p, taps,
-    lanes, step, ahead, call,
+    lanes, step, ahead, singly,
 ):  # fmt: skip
     """Run one unit over rows of `length` positions, straight into `y`.
 
     A row's last tile overlaps the one before it, so that whole vectors stay inside the row; it is
-    of a single vector where that is enough (tile.py). With `call`, tiles are made one by one, and
-    the next one's results are called for.
+    of a single vector where that is enough (tile.py). With `singly`, tiles are made one by one,
+    and the next one's results are called for.
     """
-    width, together = _VECTOR_BYTES // x.itemsize, 1 if call else rows
+    width, together = _VECTOR_BYTES // x.itemsize, 1 if singly else rows
     for row in range(0, rows, together):
         start = 0
         while start < length:
             count = width if lanes == _MOST_LANES and length - start <= width else step
-            if not call:
+            if not singly:
                 count = max(count, (length - start) // step * step)
             q = min(start, length - count)
             start += count
-            if call:
+            if singly:
                 for lane in range(lanes):
                     prefetch(y, y_at + row * y_row + lane * size + q + count, step)
             spread(

@@ -5,10 +5,10 @@ into vectors of consecutive positions. It serves every convolution pass and the 
 `dot` computes lanes x streams: each step multiplies vectors of both operands, and the sums over
 the vector's elements are taken once at the end. It serves the weight gradients.
 
-Both are branch-free, know nothing of padding, strides or edges, and always use whole vectors: the
-callers pack their operands so that whole vectors are theirs to read and write. `spread` calls for
-what its next steps multiply: an address that is called for may lie anywhere. Each has a plain
-Python twin, which runs when Numba's compiler is disabled.
+Both know nothing of padding, strides or edges, and always use whole vectors: the callers pack their
+operands so that whole vectors are theirs to read and write. `spread` calls for what its next steps
+multiply: an address that is called for may lie anywhere. Each has a plain Python twin, which runs
+when Numba's compiler is disabled.
 """
 
 from __future__ import annotations

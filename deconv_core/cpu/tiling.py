@@ -141,7 +141,7 @@ def _cost(work: Pass, tiling: Tiling) -> int:
 
 
 def _step(work: Pass, tiling: Tiling) -> int:
-    """Return what register tiles compute in vain if blocks are not multiples of it."""
+    """Return what blocks are a multiple of, as register tiles compute whole vectors or tiles."""
     return work.width if tiling.near else work.narrowest
 
 
