@@ -156,17 +156,13 @@ def _of_batch_dots(geometry: ConvGeometry, plan: BatchDotPlan) -> Launch:
 
 def _of_tiles(geometry: ConvGeometry, plan: TileGradPlan, itemsize: int) -> Launch:
     """Return the launch of a weight gradient by Winograd's tiles."""
-    p, block = plan.numbers[0], tilegradplan.VECTORS * (MACHINE.vector_bytes // itemsize)
-    total = int(p["batch"] * p["rows"] * p["columns"])
-    chunks, each = int(p["chunks"]), plan.tasks // int(p["chunks"])
-    ends = [chunk * int(p["blocks"]) // chunks * int(p["positions"]) for chunk in range(chunks)]
-    lengths = [b - a for a, b in pairwise([*ends, total])]
+    block, ends = tilegradplan.VECTORS * (MACHINE.vector_bytes // itemsize), plan.ends.tolist()
+    chunks = len(ends) - 1
+    each = plan.tasks // chunks
     work = len(plan.reads) * tilegradplan.LANES * block
-    loads = tuple(length * work for length in lengths for _ in range(each))
+    loads = tuple((b - a) * work for a, b in pairwise(ends) for _ in range(each))
     cut = f"{chunks} chunks x {each} tiles of channels"
-    return Launch(
-        "weight gradient", geometry, loads, cut, len(loads), tuple(plan.ends.tolist())
-    )  # fmt: skip
+    return Launch("weight gradient", geometry, loads, cut, len(loads), tuple(ends))
 
 
 def _of_rows(geometry: ConvGeometry, plan: WidePlan, itemsize: int) -> Launch:

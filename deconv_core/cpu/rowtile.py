@@ -46,17 +46,25 @@ def store_past(emit: Emitter, value: Any, pointer: Any) -> None:
 
 
 def write_rows(
-    emit: Emitter, rows: list[list[Any]], targets: list[Any], first: Any, limit: Any, lines: Any
+    emit: Emitter,
+    rows: list[list[Any]],
+    target: Any,
+    pitch: Any,
+    first: Any,
+    limit: Any,
+    lines: Any,
 ) -> None:
-    """Store each row's vectors; their elements are `first` and on of a row of `limit` elements.
+    """Store each row's vectors, from `target` on and `pitch` elements apart.
 
-    If `lines`, whole vectors go past the caches. What has nothing of the row is left out: even
-    empty stores would claim the line that they name.
+    Their elements are `first` and on of a row of `limit` elements. If `lines`, whole vectors go
+    past the caches. What has nothing of the row is left out: even empty stores would claim the line
+    that they name.
     """
     builder = emit.builder
+    starts = [emit.step(target, emit.times(pitch, row)) for row in range(len(rows))]
     for v in range(len(rows[0])):
         vectors = [
-            (row[v], emit.step(to, v * emit.width)) for row, to in zip(rows, targets, strict=True)
+            (row[v], emit.step(to, v * emit.width)) for row, to in zip(rows, starts, strict=True)
         ]
         start = builder.add(first, ir.Constant(INDEX, v * emit.width))
         begins = builder.icmp_signed(">=", start, ir.Constant(INDEX, 0))
@@ -65,11 +73,11 @@ def write_rows(
             with whole, builder.if_else(lines) as (past, near):
                 for way, store in ((past, store_past), (near, Emitter.store)):
                     with way:
-                        for vector, target in vectors:
-                            store(emit, vector, target)
+                        for vector, to in vectors:
+                            store(emit, vector, to)
             with cut, builder.if_then(builder.icmp_signed("<", start, limit)):
-                for vector, target in vectors:
-                    emit.store_inside(vector, target, start, limit)
+                for vector, to in vectors:
+                    emit.store_inside(vector, to, start, limit)
 
 
 @intrinsic(prefer_literal=True)
@@ -129,9 +137,7 @@ def _row_tile(
             if across == 2:
                 results = [_interleave(emit, *row) for row in results]
             first = builder.add(left_, emit.times(column, across))
-            start = emit.step(target, first)
-            targets = [emit.step(start, emit.times(y_pitch_, row)) for row in range(height)]
-            write_rows(emit, results, targets, first, limit_, lines)
+            write_rows(emit, results, emit.step(target, first), y_pitch_, first, limit_, lines)
         return context.get_dummy_value()
 
     return signature, generate

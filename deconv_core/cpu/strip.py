@@ -101,8 +101,7 @@ def _strip(
                 for even, odd in zip(*total, strict=True)
             ]
             start = emit.step(target, column)
-            targets = [emit.step(start, emit.times(columns_, row)) for row in range(height)]
-            write_rows(emit, results, targets, column, columns_, lines)
+            write_rows(emit, results, start, columns_, column, columns_, lines)
         return context.get_dummy_value()
 
     return signature, generate
