@@ -28,6 +28,7 @@ from deconv_core.cpu.gemmplan import GemmPlan
 from deconv_core.cpu.plan import Plan
 from deconv_core.cpu.tasks import share_parts
 from deconv_core.cpu.tilegradplan import TileGradPlan
+from deconv_core.cpu.tilepassplan import TilePlan
 from deconv_core.cpu.wideplan import WidePlan
 from deconv_core.geometry import ConvGeometry, ceil_div
 
@@ -154,7 +155,18 @@ def _of_batch_dots(geometry: ConvGeometry, plan: BatchDotPlan) -> Launch:
     return Launch("weight gradient", geometry, loads, cut, plan.workers)
 
 
-def _of_tiles(geometry: ConvGeometry, plan: TileGradPlan, itemsize: int) -> Launch:
+def _of_tiles(kind: str, geometry: ConvGeometry, plan: TilePlan, itemsize: int) -> Launch:
+    """Return the launch of a forward pass or an input gradient by Winograd's tiles."""
+    width, (lanes, vectors) = MACHINE.vector_bytes // itemsize, MACHINE.spread[0]
+    each = int(plan.numbers[0]["source_channels"]) * len(plan.runs)
+    blocks = [ceil_div(b - a, lanes) * lanes for a, b in pairwise(plan.ends.tolist())]
+    units = [1 if count <= width else vectors for _, _, count in plan.units.tolist()]
+    loads = tuple(each * tiles * wide * width for tiles in blocks for wide in units)
+    cut = f"{len(blocks)} blocks x {len(units)} tiles of channels"
+    return Launch(kind, geometry, loads, cut, plan.workers, tuple(plan.ends.tolist()))
+
+
+def _of_tile_sums(geometry: ConvGeometry, plan: TileGradPlan, itemsize: int) -> Launch:
     """Return the launch of a weight gradient by Winograd's tiles."""
     block, ends = tilegradplan.VECTORS * (MACHINE.vector_bytes // itemsize), plan.ends.tolist()
     chunks = len(ends) - 1
@@ -189,8 +201,10 @@ def of_plan(kind: str, geometry: ConvGeometry, itemsize: int) -> Launch | None:
         return _of_batch_sums(geometry, plan, itemsize)
     if isinstance(plan, BatchDotPlan):
         return _of_batch_dots(geometry, plan)
+    if isinstance(plan, TilePlan):
+        return _of_tiles(kind, geometry, plan, itemsize)
     if isinstance(plan, TileGradPlan):
-        return _of_tiles(geometry, plan, itemsize)
+        return _of_tile_sums(geometry, plan, itemsize)
     if isinstance(plan, WidePlan):
         return _of_rows(geometry, plan, itemsize)
     if not isinstance(plan, Plan):

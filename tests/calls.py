@@ -18,7 +18,7 @@ from deconv_core.cpu import (
     matrix,
     plan,
     tilegradplan,
-    tiling,
+    tilepassplan,
     wideplan,
 )
 
@@ -181,21 +181,22 @@ def choose_again() -> None:
 
 def share_from(macs: int) -> None:
     """Let passes of fewer multiply-adds than `macs` be one task on the calling thread."""
-    plan.SHARED_MACS = macs
+    plan.SHARED_MACS = tilepassplan.SHARED_MACS = macs
     choose_again()
 
 
 def tile(wherever_possible: bool) -> None:
     """Let every pass that can run by Winograd's tiles, or only where that pays."""
     shares = (1e9, 1e9) if wherever_possible else (config.TILED_SHARE, config.GRAD_SHARE)
-    tiling.TILED_SHARE, tilegradplan.GRAD_SHARE = shares
-    tiling.TILED_WEIGHT, tiling.NEAR_CHANNELS = config.TILED_WEIGHT, config.NEAR_CHANNELS
+    tilepassplan.TILED_SHARE, tilegradplan.GRAD_SHARE = shares
+    tilepassplan.TILED_WEIGHT = config.TILED_WEIGHT
+    tilepassplan.NEAR_CHANNELS = config.NEAR_CHANNELS
     choose_again()
 
 
 def transform_near(channels: int) -> None:
     """Let passes by tiles transform weights as they use them, of so many channels, wherever."""
-    tiling.TILED_WEIGHT, tiling.NEAR_CHANNELS = 1 << 60, channels
+    tilepassplan.TILED_WEIGHT, tilepassplan.NEAR_CHANNELS = 1 << 60, channels
     choose_again()
 
 

@@ -23,6 +23,7 @@ from deconv_core.cpu import (
     spread,
     tile,
     tilegrad,
+    tilepass,
     widegrad,
 )
 from deconv_core.cpu.config import MACHINE
@@ -85,6 +86,7 @@ def tiles(rng: np.random.Generator) -> None:
         close(dx, reference.conv_input_grad(y, w, None, shape))
         dw = F.conv2d_weight_grad(y, x, w.shape, stride, 1)
         close(dw, reference.conv_weight_grad(x, y, shape))
+    calls.tile(False)
 
 
 def products(rng: np.random.Generator) -> None:
@@ -125,6 +127,12 @@ def loads(rng: np.random.Generator) -> None:
         made += lanes * rows * -(-count // step) * step * channels * taps
         tile.spread(*given)
 
+    def cross_tile(*given: Any) -> None:
+        nonlocal made
+        lanes, width = MACHINE.spread[0][0], MACHINE.vector_bytes // 8
+        made += given[0] * width * -(-given[1] // lanes) * lanes * (given[7] - given[6]) * given[8]
+        tile.cross(*given)
+
     def dot_tile(*given: Any) -> None:
         nonlocal made
         made += given[0] * given[1] * given[10] * given[11]
@@ -155,6 +163,7 @@ def loads(rng: np.random.Generator) -> None:
                 mock.patch.object(gemm, "spread", spread_tile),
                 mock.patch.object(gemmgrad, "spread", spread_tile),
                 mock.patch.object(tilegrad, "spread", spread_tile),
+                mock.patch.object(tilepass, "cross", cross_tile),
                 mock.patch.object(widegrad, "spread", spread_tile),
                 mock.patch.object(dot, "dot", dot_tile),
             )
@@ -210,6 +219,11 @@ if __name__ == "__main__":
             choose(True)
             loads(generator)
             choose(False)
+        calls.tile(True)
+        loads(generator)
+        calls.transform_near(4)
+        loads(generator)
+        calls.tile(False)
     depthwise(generator)
     the_rest(generator)
     print("done")

@@ -146,14 +146,14 @@ def test_ddnets_step_keeps_64_cores_busy(collapse: bool) -> None:
     scaling, cases, dc = load("scaling"), load("ddnet_case"), load("deconv_core")
     net = dc.DDNet()
     criterion, optimizer = dc.CrossEntropyLoss(), dc.SGD(net.parameters(), lr=0.0)
-    x, target = cases.images(32), cases.labels(32)
+    x, target = cases.images(128), cases.labels(128)
     launches = scaling.watch(
         lambda: dc.train_step(net, criterion, optimizer, x, target, collapse=collapse)
     )
     names = {scaling.name_of(launch) for launch in launches}
     assert any(name.startswith("deconv3: weight grad") for name in names)
     assert any(name.startswith("matrices: 10x") for name in names)
-    direct = 3 * cases.forward_flops(32) / 2
+    direct = 3 * cases.forward_flops(128) / 2
     made = sum(times * launch.total for launch, times in launches.items())
     assert made < 1.1 * direct  # the picture's gradient is not made; the tail's may be a matrix
     for threads in (1, 2, 8, 64):

@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,18 @@ def digest(*arrays: np.ndarray) -> str:
 def functions() -> Iterator[tuple[str, str]]:
     """Yield every public function on small arrays, cut into tasks as large ones are."""
     calls.share_from(0)
-    ways = {"by positions": calls.multiply, "products": calls.multiply, "batches": calls.batch}
+    ways: dict[str, list[Callable[[], None]]] = {
+        "by positions": [partial(calls.multiply, False)],
+        "products": [partial(calls.multiply, True)],
+        "batches": [partial(calls.batch, True)],
+        "tiles": [partial(calls.batch, False), partial(calls.tile, True)],
+        "tiles, weights as they are used": [partial(calls.transform_near, 7)],
+    }
     for dtype, (way, choose) in product((np.float32, np.float64), ways.items()):
-        choose(way != "by positions")
+        if way == "by positions":
+            calls.tile(False)
+        for change in choose:
+            change()
         for i, (name, function, arrays, rest, options) in enumerate(calls.every_call(dtype)):
             result = b"".join(calls.bits(function(*arrays, *rest, **options)))
             what = f"{name}, call {i}, {dtype.__name__}, {way}"

@@ -1,11 +1,11 @@
 """How a pass is cut into blocks, and how a block is packed: by shape alone, never by threads.
 
 A *block* is a rectangle of one image's result (of all rows' width where rows are not too wide), or
-several whole small images, or a run of Winograd's tiles (tiling.py). Its source is packed once, as
-phase planes with a zero halo, so that every tap of every output position is one constant offset
-away and positions run densely through rows and images. A *unit* is one register tile's share of the
-result channels. A *task* is one unit of one block; a thread takes a run of neighbouring tasks, and
-packs a block once for all of its units that it has.
+several whole small images. Its source is packed once, as phase planes with a zero halo, so that
+every tap of every output position is one constant offset away and positions run densely through
+rows and images. A *unit* is one register tile's share of the result channels. A *task* is one unit
+of one block; a thread takes a run of neighbouring tasks, and packs a block once for all of its
+units that it has.
 
 Tiles cover a block's positions in *runs*: all of them as one, or an image or a row at a time where
 the halo between these would begin another tile.

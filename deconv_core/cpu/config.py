@@ -20,7 +20,8 @@ class Machine:
 
     Attributes
     ----------
-    spread : (lanes, vectors) pairs for `tile.spread`, largest first; ends with one lane
+    spread : (lanes, vectors) pairs for `tile.spread`, largest first; ends with one lane. The first
+        is `tile.cross`'s too
     dot : (lanes, vectors) pairs for `tile.dot`, largest first; ends with one lane
     masked : whether loads are masked by bits, for free
     """
@@ -87,26 +88,27 @@ SHARED_MACS = 1 << 18  # multiply-adds below which a pass runs on the calling th
 WORKER_MACS = 1 << 18  # multiply-adds worth waking one more thread for, where there are many
 PARTIAL_BYTES = 1 << 25  # partial sums of a weight gradient
 MAX_CHUNKS = 32
-# Products that a transformed element of the source costs, times the stride: where vectors are
-# narrow, products take longer and the transform little more.
+# Products that a transformed element of the source costs: where vectors are narrow, products take
+# longer and the transform little more.
 TILED_SOURCE = 8 if MACHINE.vector_bytes == 64 else 5
-TILED_RESULT = 5  # the same of the result,
-TILED_SUM = 4  # of one of the sums of products that it is made of,
-TILED_WEIGHT = 60  # and of the weight
-NEAR_WEIGHT = 20  # of one that is transformed for each block, by the thread that uses it
-NEAR_TILES = 128  # of such a block, at most,
-NEAR_TILES_BYTES = 1 << 22  # and their bytes: of the last-level cache
-NEAR_TASKS = 16  # blocks are cut smaller until there are so many tasks
+TILED_PIXEL = 12  # the same of a pixel of the source,
+TILED_SUM = 4  # of a sum of products,
+TILED_RESULT = 5  # of the result that it is made into,
+TILED_WEIGHT = 45  # and of the weight
+MOST_TILES = 72  # of a block,
+BLOCK_TILES = 6  # which costs as much as so many more,
+MOST_STEP = 160  # and whose rows of tiles have so many, where folds are woven
+TILE_TASKS = 8  # blocks are cut smaller until there are so many tasks
+NEAR_WEIGHT = 24  # of a weight that is transformed for each block, by the thread that uses it
+NEAR_TILES = 132  # of such a block, at most,
 NEAR_CHANNELS = 96  # whose weights are transformed together,
 NEAR_WEIGHTS_BYTES = 9 << 14  # and their bytes, at most: they stay in the second-level cache
 # Of the direct products, those of Winograd's tiles may be so many, costs included.
-TILED_SHARE = 1.04 if MACHINE.vector_bytes == 64 else 0.9
-GRAD_SHARE = 0.95  # the same of a weight gradient,
-GRAD_RESULT = 8  # whose transformed elements cost more,
-GRAD_WEIGHT = 60  # and sums too,
+TILED_SHARE = 0.99 if MACHINE.vector_bytes == 64 else 0.9
+GRAD_SHARE = 0.97  # the same of a weight gradient,
+GRAD_MOVES = 1.15  # whose transforms cost so many times as much: two operands share the cache,
+GRAD_WEIGHT = 60  # whose sums cost so many products,
 GRAD_TASKS = 128  # and are cut into more chunks until there are so many tasks
-LINE_VECTORS = 4  # of Winograd's results that are transformed together, where rows are short
-TILES_BYTES = 1 << 19  # packed tiles of one block: the transformed weights share the cache
 GRAD_TILES_BYTES = 1 << 19, 5 << 17  # a weight gradient's: to count chunks with, and at most
 GRAD_BLOCK = 8  # tiles' products that it costs to add up those of a block, or of some of its tiles
 TILE_LANES_BYTES = 1 << 22  # a weight gradient's transformed lanes that are packed together
@@ -117,6 +119,8 @@ AHEAD_PLANES = 2  # channels, the same of its source;
 AHEAD_TILES = 2  # where that comes from memory, tiles
 WIDE_TERMS = 96  # products added up in a row along a wide kernel's rows,
 WIDE_SHARE = 0.8  # which may take so many of those that sums over positions take
+ROW = 32  # channels of an element of a transformed tile: side by side, and added up in a row
+AHEAD_CROSS = 12  # steps of a tile over channels between the weights it multiplies and calls for
 SUM_TERMS = 48  # products added up in a row: sums of such sums lose less to rounding
 # Products of matrices: of another plan's products they may take so many, moves included, without
 # and with strides to write at.

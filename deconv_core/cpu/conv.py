@@ -1,9 +1,10 @@
 """The three convolution kernels: forward, input gradient (a transposed forward), weight gradient.
 
 Each is a plan and a pass that follows it, chosen once for a geometry: depthwise (strips.py,
-planes.py, depthwise.py), of few results (matrix.py), with images innermost
-(batchwise.py, batchgrad.py, batchdot.py) or by products of matrices (gemm.py, gemmgrad.py,
-tilegrad.py, widegrad.py) where these are cheaper, or by positions (spread.py, dot.py).
+planes.py, depthwise.py), of few results (matrix.py), by Winograd's tiles (tilepass.py,
+tilegrad.py), with images innermost (batchwise.py, batchgrad.py, batchdot.py) or by products of
+matrices (gemm.py, gemmgrad.py, widegrad.py) where these are cheaper, or by positions (spread.py,
+dot.py).
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from .spread import run_spread
 from .strips import is_strips, run_strips, strips_plan
 from .tilegrad import run_tile_grad
 from .tilegradplan import tile_grad_plan
+from .tilepass import run_tile_pass
+from .tilepassplan import tile_plan
 from .widegrad import run_wide_grad
 from .wideplan import wide_plan
 
@@ -54,6 +57,9 @@ def choose(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Choice:
         return run_strips, strips_plan(geometry, adjoint)
     if is_depthwise(geometry):
         return run_bands, plane_plan(geometry, adjoint, itemsize)
+    tiled = tile_plan(geometry, adjoint, itemsize)
+    if tiled is not None:
+        return run_tile_pass, tiled
     batch = batch_plan(geometry, adjoint, itemsize)
     if batch is not None:
         return run_batchwise, batch

@@ -1,4 +1,4 @@
-"""Products with the weight of a fully connected layer, on the same two register tiles.
+"""Products with the weight of a fully connected layer, on the same register tiles.
 
 ``x @ w.T`` sums over the features, which are contiguous in both: `dot`. The two gradients combine
 whole rows, ``y[l] = sum(a[l, c] * m[c])``: `spread`, straight from the caller's rows up to the last

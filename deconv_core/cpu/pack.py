@@ -1,4 +1,4 @@
-"""Packing and unpacking: where padding, phases, strides and edges are dealt with, and nowhere else.
+"""Packing and unpacking: where passes by positions deal with padding, phases, strides and edges.
 
 `pack_source` lays the rows that a block reads out as phase planes with a zero halo, so that the
 register tiles need no edge cases. `unpack` writes a tile's dense panel of positions into the

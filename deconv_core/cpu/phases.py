@@ -20,7 +20,7 @@ from .launch import linked
 from .rows import whole_vectors
 
 # Parts that rows are dealt to, and woven from, in whole vectors.
-WAYS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
+WAYS = (2, 3, 4, 8, 16, 32)
 
 
 def _dealt(emit: Emitter, row: list[Any]) -> list[Any]:
@@ -117,42 +117,6 @@ def _weave(
     return signature, generate
 
 
-@intrinsic
-def copy_row(typing: Any, y: Any, y_at: Any, x: Any, x_at: Any, count: Any, ahead: Any) -> Any:
-    """``y[y_at + i] = x[x_at + i]`` for i < count; the last vector overlaps the one before it.
-
-    Masks are for less than a vector of them. What lies `ahead` elements on in `y` is called for.
-    """
-    signature = types.void(y, y_at, x, x_at, count, ahead)
-
-    def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
-        y_, y_at_, x_, x_at_, count_, ahead_ = values
-        emit = Emitter(context, builder, x.dtype)
-        source, target = emit.pointer(x, x_, x_at_), emit.pointer(y, y_, y_at_)
-        zero, last = ir.Constant(INDEX, 0), builder.sub(count_, ir.Constant(INDEX, emit.width))
-        with builder.if_else(builder.icmp_signed(">=", last, zero)) as (long, short):
-            with long:
-
-                def body(at: Any) -> None:
-                    at = builder.select(builder.icmp_signed("<", at, last), at, last)
-                    emit.store(emit.load(emit.step(source, at)), emit.step(target, at))
-                    emit.prefetch(emit.step(emit.step(target, at), ahead_))
-
-                whole_vectors(emit, count_, body)
-            with short:
-                emit.store_before(emit.load_before(source, zero, count_), target, zero, count_)
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-def _copy_row_python(
-    y: np.ndarray, y_at: int, x: np.ndarray, x_at: int, count: int, ahead: int
-) -> None:
-    """Compute `copy_row` in plain Python."""
-    y[y_at : y_at + count] = x[x_at : x_at + count]
-
-
 def _deal_python(
     parts: int, y: np.ndarray, y_at: int, pitch: int,
     x: np.ndarray, x_at: int, first: int, count: int, limit: int, ahead: int,
@@ -177,7 +141,7 @@ def _weave_python(
 
 
 if config.DISABLE_JIT:
-    _deal, _weave, copy_row = _deal_python, _weave_python, _copy_row_python
+    _deal, _weave = _deal_python, _weave_python
 
 
 @kernel(inline="always")
@@ -212,22 +176,10 @@ def deal_rows(
         for r in range(rows):
             start, size = _row(r, top, step, height, limit)
             _deal(4, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size, ahead)
-    elif parts == 6:
-        for r in range(rows):
-            start, size = _row(r, top, step, height, limit)
-            _deal(6, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size, ahead)
     elif parts == 8:
         for r in range(rows):
             start, size = _row(r, top, step, height, limit)
             _deal(8, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size, ahead)
-    elif parts == 12:
-        for r in range(rows):
-            start, size = _row(r, top, step, height, limit)
-            _deal(12, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size, ahead)
-    elif parts == 24:
-        for r in range(rows):
-            start, size = _row(r, top, step, height, limit)
-            _deal(24, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size, ahead)
     elif parts == 16:
         for r in range(rows):
             start, size = _row(r, top, step, height, limit)
@@ -264,26 +216,11 @@ def weave_rows(
             if 0 <= top + r * step < height:
                 to = y_at + (top + r * step) * limit
                 _weave(4, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias, ahead)
-    elif parts == 6:
-        for r in range(rows):
-            if 0 <= top + r * step < height:
-                to = y_at + (top + r * step) * limit
-                _weave(6, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias, ahead)
     elif parts == 8:
         for r in range(rows):
             if 0 <= top + r * step < height:
                 to = y_at + (top + r * step) * limit
                 _weave(8, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias, ahead)
-    elif parts == 12:
-        for r in range(rows):
-            if 0 <= top + r * step < height:
-                to = y_at + (top + r * step) * limit
-                _weave(12, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias, ahead)
-    elif parts == 24:
-        for r in range(rows):
-            if 0 <= top + r * step < height:
-                to = y_at + (top + r * step) * limit
-                _weave(24, y, to, x, x_at + r * x_row, pitch, left, count, limit, bias, ahead)
     elif parts == 16:
         for r in range(rows):
             if 0 <= top + r * step < height:

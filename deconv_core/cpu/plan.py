@@ -26,7 +26,6 @@ from .config import (
     WORKER_MACS,
 )
 from .joint import join, joint_taps
-from .tiling import choose_tiles, products, tiled_layout
 
 _FIELDS = (
     "groups source_channels result_channels source_h source_w result_h result_w "  # per group
@@ -41,13 +40,13 @@ _FIELDS = (
     "plain straight "  # whether tiles write the result: all, or those of so many vectors
     "rowwise "  # whether a weight gradient reads the gradient's rows as they lie
     "joint "  # write phases that are lanes of one tile
-    "tile tile_h points_h panel_plane line_pitch lines_size weight_gap "  # Winograd's tiles
+    "tile tile_h points_h panel_plane lines_size "  # Winograd's tiles
     "near near_size "  # whether a unit's weights are transformed as they are used, by chunks
     "phases_h phases_w folds_h folds_w "  # read phases, dilated passes that are folded
-    "chunk tiles region columns_size "  # rows (or channels) together, tiles (or units)
+    "chunk tiles region columns_size line_pitch "  # rows (or channels) together, tiles (or units)
     "packed_together written_together"  # channels, images innermost
 ).split()
-_TABLES = "read_h read_w taps tap_kernel phase_at corners ends units".split()
+_TABLES = "read_h read_w taps tap_kernel phase_at ends units".split()
 _FIELDS += [f"{table}_{end}" for table in _TABLES for end in ("begin", "end")]
 PLAN = np.dtype([(name, np.int64) for name in _FIELDS])
 
@@ -60,14 +59,13 @@ class Plan:
     ----------
     shape : of the result
     numbers : structured array of one `PLAN` record
-    tables : int64, the next eight, one after another, for the kernels: every array that they are
+    tables : int64, the next seven, one after another, for the kernels: every array that they are
         called with takes its time; NAME is from `numbers`' NAME_begin to its NAME_end
     read_h, read_w : the phases of the source that are packed
     taps : (n,), offset of each tap into the packed source, write phase by write phase
-    tap_kernel : (n,), position of each tap in the (kh * kw) kernel; by Winograd's tiles its
-        product, 16 * pair of phases + product; of joint phases (n * joint,), -1 for none
+    tap_kernel : (n,), position of each tap in the (kh * kw) kernel; of joint phases (n * joint,),
+        -1 for none
     phase_at : (phases + 1,), where each write phase's taps begin, or those of joint phases
-    corners : (9 * pairs,), by Winograd's tiles the positions of each pair's 3x3 taps, -1 for none
     ends : (blocks + 1,), how many positions the blocks before each compute (of a weight gradient:
         the chunks before each), which is how the tasks are shared
     units : (n, 6), of each unit the group, first lane, lanes, where its weights (or sums)
@@ -85,7 +83,6 @@ class Plan:
     taps: np.ndarray
     tap_kernel: np.ndarray
     phase_at: np.ndarray
-    corners: np.ndarray
     ends: np.ndarray
     units: np.ndarray
     weight_size: int
@@ -105,8 +102,6 @@ def _runs(p: Any, vectors: int | None = None) -> list[list[int]]:
     result; with one, those of a weight gradient, which may read rows as they lie. Without, they
     are those of a panel, whose last of a picture may be shorter, or of a 1x1 convolution.
     """
-    if p["tile"]:
-        return [[int(p["positions"])]] * int(p["blocks"])
     blocks = product(
         parts(p["batch"], p["images"]),
         parts(p["rows"], p["block_rows"]),
@@ -156,13 +151,10 @@ def _least_packed(work: Pass) -> tuple[tuple[Sweep, Sweep], dict[str, int]]:
 
 def _common(geometry: ConvGeometry, work: Pass) -> tuple[dict[str, int], tuple[Sweep, Sweep]]:
     """Return the fields that every pass fills alike, and the sweeps that it makes."""
-    flat, tiled = _flat(work), choose_tiles(work)
+    flat = _flat(work)
     if flat:
         rows, columns = flat
         layout = plain_layout(work._replace(rows=rows, columns=columns))
-    elif tiled:
-        rows, columns = tiled.rows, tiled.columns
-        layout = tiled_layout(work._replace(rows=rows, columns=columns), tiled)
     else:  # of a 1x1 pass without strides, a picture is one long row
         rows, columns = plain_sweeps(work.rows, work.columns) or (work.rows, work.columns)
         (rows, columns), layout = _least_packed(work._replace(rows=rows, columns=columns))
@@ -241,24 +233,19 @@ def _finish(
     size: int,
 ) -> Plan:
     """Freeze the fields into a plan; `size` is that of all units' weights or sums."""
-    scratch = numbers["packed_size"] + numbers["panel_size"] + numbers["lines_size"]
-    scratch += numbers["near_size"]
+    scratch = numbers["packed_size"] + numbers["panel_size"]
     numbers["weight_size"], numbers["scratch_size"] = size, scratch
     rows, columns = sweeps
     taps, kernel, starts = tap_tables(rows, columns, numbers)
     if work.dot:  # those of a phase follow one another: they read the same
         order = np.argsort(taps)
         taps, kernel = taps[order], kernel[order]
-    corners = np.empty(0, np.int64)
-    if numbers["tile"]:
-        product, corners = products((work.rows, work.columns), sweeps)
-        kernel = product[kernel]
-    elif numbers["joint"] > 1:
+    if numbers["joint"] > 1:
         taps, kernel, starts = join(taps, kernel, starts, numbers["joint"])
     work_parts = numbers["chunks"] or numbers["blocks"]
     ends = chunk_ends(work_parts, map(sum, _runs(numbers)))
     found = (
-        rows.read_phases, columns.read_phases, taps, kernel, starts, corners, ends, np.ravel(units),
+        rows.read_phases, columns.read_phases, taps, kernel, starts, ends, np.ravel(units),
     )  # fmt: skip
     tables, views = _joined(found, numbers)
     tasks = work_parts * len(units)
@@ -282,31 +269,24 @@ def spread_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Plan:
     numbers, sweeps = _common(geometry, work)
     joint = numbers["joint"]
     taps = joint_taps(*sweeps, joint)
-    gaps = numbers["weight_gap"] * sweeps[0].write_stride * sweeps[1].write_stride
     kernel = geometry.rows.kernel * geometry.cols.kernel
     inner = geometry.weight_shape[1] * kernel
     numbers["w_lane"], numbers["w_channel"] = (kernel, inner) if adjoint else (inner, kernel)
     units, at = [], 0
     for group in range(geometry.groups):
         for first, lanes, vectors in tiles(result * joint, MACHINE.spread):
-            size = lanes * (numbers["chunk"] if numbers["near"] else source) * taps + gaps
+            size = lanes * source * taps
             units.append((group, first, lanes, at, vectors, size))
-            if numbers["near"]:
-                numbers["near_size"] = max(numbers["near_size"], size)
-            else:
-                at += size
+            at += size
     numbers["panel_pitch"] = line_stride(numbers["positions"] + work.widest, itemsize)
     panels = [lanes for _, _, lanes, _, vectors, _ in units if vectors > numbers["straight"]]
-    phase_rows = sweeps[0].write_stride if numbers["near"] else numbers["phase_rows"]
-    phases = phase_rows * sweeps[1].write_stride // joint
+    phases = numbers["phase_rows"] * sweeps[1].write_stride // joint
     numbers["panel_size"] = numbers["panel_pitch"] * max(panels, default=0) * phases
-    if numbers["chunk"] < source and not numbers["near"]:  # all units' sums wait for the next chunk
+    if numbers["chunk"] < source:  # all units' sums wait for the next chunk
         numbers["unit_panel"] = numbers["panel_size"]
         numbers["panel_size"] *= len(units)
     shape = geometry.input_shape if adjoint else geometry.output_shape
-    return _finish(
-        geometry, shape, work, numbers, sweeps, units, line_stride(at, itemsize) if at else 0
-    )
+    return _finish(geometry, shape, work, numbers, sweeps, units, line_stride(at, itemsize))
 
 
 def _rows_as_they_lie(work: Pass, numbers: dict[str, int]) -> bool:

@@ -1,7 +1,7 @@
 """The forward pass and the input gradient, which is a transposed convolution's forward.
 
-Both are dense passes over phases (sweep.py). The tasks of one block pack its source (pack.py,
-winograd.py), run register tiles over it (tile.py), and unpack the panel of their results.
+Both are dense passes over phases (sweep.py). The tasks of one block pack its source (pack.py), run
+register tiles over it (tile.py), and unpack the panel of their results.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from .plan import PLAN, Plan
 from .rows import prefetch
 from .tasks import block_at, count_workers, positions_of, share_parts
 from .tile import spread
-from .winograd import pack_tiles, unpack_tiles
-from .winoweights import pack_tile_weights
 
 _VECTOR_BYTES, _MOST_LANES = MACHINE.vector_bytes, MACHINE.spread[0][0]
 
@@ -88,39 +86,18 @@ def _straight(packed, weights, bias, y, p, taps, image, row, column, group, firs
 
 
 @kernel(inline="always")
-def _pack(block, x, packed, p, read_h, read_w, group, channel, channels, lines):
-    """Pack some source channels of one block, from `channel` on: by tiles always all of them."""
-    if p.tile:
-        pack_tiles(
-            x, packed, p, 0, p.phases_h // p.points_h, block * p.positions, group, 0,
-            p.source_channels, lines,
-        )  # fmt: skip
-        return
-    image, row, column = block_at(block, p)
-    pack_source(x, packed, p, read_h, read_w, image, row, column, group, channel, channels)
-
-
-@kernel(inline="always")
 def _block(
-    block, first, last, pack, x, w, work, bias, y, p, read_h, read_w, taps, phase_at, units,
-    scratch, plan, tables,
+    block, first, last, x, weights, bias, y, p, read_h, read_w, taps, phase_at, units, scratch
 ):  # fmt: skip
-    """Run one block's units from `first` to `last`: all of them for each chunk of channels.
-
-    Where weights are transformed as they are used, it is all chunks for each unit.
-    """
+    """Run one block's units from `first` to `last`: all of them for each chunk of channels."""
     image, row, column = block_at(block, p)
     packed, panel = scratch[: p.packed_size], scratch[p.packed_size :]
-    lines = panel[p.panel_size :]
-    weights = lines[p.lines_size :] if p.near else work
     width = _VECTOR_BYTES // x.itemsize
     none, positions = np.zeros(units[0, 2], x.dtype), positions_of(p, image, row)
     packed_group, packed_channel = -1, -1
     chunks = (p.source_channels + p.chunk - 1) // p.chunk
     for turn in range(chunks * (last - first)):
-        u, chunk = divmod(turn, chunks)
-        if not p.near:
-            chunk, u = divmod(turn, last - first)
+        chunk, u = divmod(turn, last - first)
         channel, u = chunk * p.chunk, first + u
         channels = min(p.chunk, p.source_channels - channel)
         group, lane, lanes, at = units[u, 0], units[u, 1], units[u, 2], units[u, 3]
@@ -128,42 +105,30 @@ def _block(
         if p.plain:
             _plain(x, weights, bias, y, p, taps, image, column, group, lane, lanes, at, step)
             continue
-        phase_pitch = lanes // p.joint * p.panel_pitch
-        if group != packed_group or (channel != packed_channel and not p.tile):
-            _pack(block, x, packed, p, read_h, read_w, group, channel, channels, lines)
+        if group != packed_group or channel != packed_channel:
+            pack_source(x, packed, p, read_h, read_w, image, row, column, group, channel, channels)
             packed_group, packed_channel = group, channel
-        if p.near:
-            call(pack, u, channel, channels, w, weights, plan, tables)
         if units[u, 4] <= p.straight:
             _straight(
                 packed, weights, bias, y, p, taps, image, row, column, group, lane, lanes, at, step
             )
             continue
+        phase_pitch = lanes // p.joint * p.panel_pitch
+        sums = panel[(u - first) * p.unit_panel :]  # until the last chunk of channels
         for top in range(0, p.write_stride_h, p.phase_rows):  # write phases, some rows at a time
             bottom = min(p.write_stride_h, top + p.phase_rows)
             begin, end = top * p.write_stride_w, bottom * p.write_stride_w
-            kept = begin * phase_pitch if p.near else (u - first) * p.unit_panel
-            sums = panel[kept:]  # until the last chunk of channels
             for phase in range(begin // p.joint, end // p.joint):
                 before = p.source_channels * phase_at[phase]
                 before += channel * (phase_at[phase + 1] - phase_at[phase])
-                if p.near:
-                    before = channels * phase_at[phase]
                 spread(
                     lanes, (positions + p.run_pitch - 1) // p.run_pitch, min(p.run, positions),
-                    weights, at + lanes * before + phase * p.weight_gap,
-                    packed, channel * p.plane if p.near else 0, p.run_pitch, p.plane, channels,
+                    weights, at + lanes * before, packed, 0, p.run_pitch, p.plane, channels,
                     taps, phase_at[phase], phase_at[phase + 1], none, 0,
                     sums, (phase * p.joint - begin) * phase_pitch, p.run_pitch, p.panel_pitch,
                     1 if channel == 0 else 0, AHEAD_PLANES * p.plane,
                 )  # fmt: skip
             if channel + channels < p.source_channels:
-                continue
-            if p.tile:
-                unpack_tiles(
-                    sums, phase_pitch, y, p, block * p.positions,
-                    group * p.result_channels + lane, lanes, top // p.points_h, bias, lines,
-                )  # fmt: skip
                 continue
             for phase_h in range(top, bottom):
                 unpack(
@@ -174,28 +139,22 @@ def _block(
 
 
 @kernel(_nrt=True)  # it allocates
-def _pack_unit(u, channel, channels, w, weights, plan, tables):
-    """Pack the weights of unit `u`: by tiles those of `channels`, from `channel` on."""
+def _pack_unit(u, w, weights, plan, tables):
+    """Pack the weights of unit `u`."""
     p = plan[0]
     tap_kernel = tables[p.tap_kernel_begin : p.tap_kernel_end]
     phase_at = tables[p.phase_at_begin : p.phase_at_end]
     unit = tables[p.units_begin + 6 * u : p.units_begin + 6 * u + 6]
-    if p.tile:
-        corners = tables[p.corners_begin : p.corners_end]
-        pack_tile_weights(
-            w, weights, p, tap_kernel, phase_at, corners, unit[0], unit[1], unit[2], unit[3],
-            channel, channels,
-        )  # fmt: skip
-    elif p.joint > 1:
+    if p.joint > 1:
         pack_joint_weights(w, weights, unit[3], p, tap_kernel, phase_at, unit[0])
     else:
-        lanes = unit[2]
+        channels, lanes = p.source_channels, unit[2]
         places = weight_places(p, tap_kernel, phase_at, channels, lanes)
         pack_weights(w, weights, unit[3], places, p, unit[0], 0, channels, unit[1], lanes)
 
 
 @kernel(_nrt=True)  # it allocates
-def _worker(worker, workers, pack, x, w, work, bias, y, plan, tables):
+def _worker(worker, workers, x, work, bias, y, plan, tables):
     """Run the worker's tasks, those of one block together.
 
     `work` holds the weights and each worker's scratch memory.
@@ -213,8 +172,7 @@ def _worker(worker, workers, pack, x, w, work, bias, y, plan, tables):
         block, unit = divmod(task, count)
         last = min(count, unit + end - task)
         _block(
-            block, unit, last, pack, x, w, work, bias, y, p, read_h, read_w, taps, phase_at, units,
-            scratch, plan, tables,
+            block, unit, last, x, work, bias, y, p, read_h, read_w, taps, phase_at, units, scratch,
         )  # fmt: skip
         task += last - unit
 
@@ -225,9 +183,9 @@ def _launch(pack, run, x, w, bias, y, plan, tables, work, units, workers):
     The kernels that do so are at the addresses `pack` and `run`.
     """
     for u in prange(units):
-        call(pack, u, 0, plan[0].source_channels, w, work, plan, tables)
+        call(pack, u, w, work, plan, tables)
     for worker in prange(workers):
-        call(run, worker, workers, pack, x, w, work, bias, y, plan, tables)
+        call(run, worker, workers, x, work, bias, y, plan, tables)
 
 
 _alone, _shared = kernel(_launch), kernel(_launch, parallel=True)
@@ -238,8 +196,8 @@ def _addresses(dtype: np.dtype) -> tuple[Any, Any]:
     """Return the addresses of `_pack_unit` and `_worker` for arrays of `dtype`."""
     data, integer, rest = array(dtype), types.int64, (array(PLAN), array(np.int64))
     return (
-        address(_pack_unit, *[integer] * 3, data, data, *rest),
-        address(_worker, *[integer] * 3, *[data] * 5, *rest),
+        address(_pack_unit, integer, data, data, *rest),
+        address(_worker, integer, integer, *[data] * 4, *rest),
     )
 
 
@@ -254,6 +212,6 @@ def run_spread(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, plan: Plan
             np.zeros(y.shape[1], x.dtype) if bias is None else flat(bias), y.ravel(),
             plan.numbers, plan.tables,
             empty((plan.weight_size + workers * plan.scratch_size,), x.dtype),
-            0 if plan.numbers["near"][0] else len(plan.units), workers,
+            len(plan.units), workers,
         )  # fmt: skip
     return y

@@ -26,8 +26,6 @@ def positions_of(p, image, row):
 
     They end with the last row's last result, before the halo behind it.
     """
-    if p.tile:
-        return p.positions
     images, rows = min(p.images, p.batch - image), min(p.block_rows, p.rows - row)
     return ((images - 1) * p.image_rows + rows - 1) * p.pitch + p.block_columns
 

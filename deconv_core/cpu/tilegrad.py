@@ -2,9 +2,9 @@
 
 Product k of all tiles, of a result channel and a source channel, are summed over the tiles: as in
 gemmgrad.py lanes are result channels, vectors run over source channels, and the register tile is
-`spread`. Both operands are transformed (winograd.py) and transposed, some tiles at a time; the sums
-stay, one set for each chunk of tiles, until they are added in their order and turned into taps
-(winoweights.py). A task is one unit of result channels by one block of source channels of a chunk.
+`spread`. Both operands are transformed (winograd.py), some tiles at a time; the sums stay, one set
+for each chunk of tiles, until they are added in their order and turned into taps (winoweights.py).
+A task is one unit of result channels by one block of source channels of a chunk.
 """
 
 from __future__ import annotations
@@ -34,41 +34,30 @@ _VECTOR_BYTES = MACHINE.vector_bytes
 
 
 @kernel
-def _pack_columns(x, columns, packed, p, start, count, group, first, last, places, lines):
-    """Transform some source channels of `count` tiles into (plane, tile, channel).
-
-    A vector of channels and a row phase at a time, so that what is transposed is still near.
-    """
+def _pack_columns(x, columns, p, start, group, first, last, lines):
+    """Transform some source channels of a block of tiles into (plane, tile, channel)."""
     width = _VECTOR_BYTES // x.itemsize
     block = VECTORS * width
-    planes = p.points_h * p.phases_w
     for channel in range(first, last, width):
-        until = min(last, channel + width)
-        for phase_h in range(p.phases_h // p.points_h):
-            pack_tiles(x, packed, p, phase_h, 1, start, group, channel, until, lines)
-            for plane in range(planes):
-                at = (phase_h * planes + plane) * p.positions * block + channel - first
-                transpose(
-                    columns, at, places, 0, packed, plane * p.phase_plane, p.plane,
-                    until - channel, count, 1,
-                )  # fmt: skip
+        pack_tiles(
+            x, columns, channel - first, block, p.phase_plane, p, start, group, channel,
+            min(width, last - channel), lines,
+        )  # fmt: skip
 
 
 @kernel
-def _pack_lanes(dy, lanes, panel, p, start, count, group, unit, places, lines):
-    """Transform the result channels of one unit of `count` tiles into (plane, unit, tile, lane)."""
-    width = _VECTOR_BYTES // dy.itemsize
-    first, spill = unit * LANES, 1 if LANES <= width else 0
-    channels = min(LANES, p.result_channels - first)
-    pack_grad_tiles(dy, panel, p, start, group, first, channels, lines)
-    for plane in range(4 * p.points_h):
-        at = (plane * p.tiles + unit) * p.positions * LANES
-        for lane in range(0, channels, width):
-            transpose(
-                lanes, at + lane, places, 0,
-                panel, plane * p.panel_plane + lane * p.panel_pitch, p.panel_pitch,
-                min(width, channels - lane), count, spill,
-            )  # fmt: skip
+def _pack_lanes(dy, lanes, p, start, group, unit, lines):
+    """Transform the result channels of one unit of a block into (plane, unit, tile, lane).
+
+    Whole vectors are written, which may run over into the next tile's lanes, or the room behind.
+    """
+    width, first = _VECTOR_BYTES // dy.itemsize, unit * LANES
+    channels, plane = min(LANES, p.result_channels - first), p.panel_plane
+    for lane in range((channels - 1) // width * width, -1, -width):
+        pack_grad_tiles(
+            dy, lanes, unit * p.panel_pitch + lane, LANES, plane, p, start, group, first + lane,
+            min(width, channels - lane), lines,
+        )  # fmt: skip
 
 
 @kernel
@@ -80,8 +69,8 @@ def _multiply(lanes, columns, sums, p, reads, writes, none, taps, pair, begin, e
             at = ((pair * p.tiles + unit) * reads.size + tap) * LANES * block
             prefetch(sums, at, LANES * block)
             spread(
-                LANES, 1, block, lanes, (writes[tap] * p.tiles + unit) * p.positions * LANES,
-                columns, reads[tap] * p.positions * block, 0, block, count, taps, 0, 1,
+                LANES, 1, block, lanes, writes[tap] * p.panel_plane + unit * p.panel_pitch,
+                columns, reads[tap] * p.phase_plane, 0, block, count, taps, 0, 1,
                 none, 0, sums, at, 0, block, fresh, AHEAD_PLANES * block,
             )  # fmt: skip
 
@@ -90,12 +79,9 @@ def _multiply(lanes, columns, sums, p, reads, writes, none, taps, pair, begin, e
 def _chunk(chunk, begin, end, x, dy, partial, p, reads, writes, scratch):
     """Run the tasks [begin, end) of one chunk: (group and block of source channels, unit)."""
     columns, rest = scratch[: p.columns_size], scratch[p.columns_size :]
-    lanes, rest = rest[: p.lanes_size], rest[p.lanes_size :]
-    packed, rest = rest[: p.packed_size], rest[p.packed_size :]
-    panel, lines = rest[: p.panel_size], rest[p.panel_size :]
+    lanes, lines = rest[: p.lanes_size], rest[p.lanes_size :]
     block = VECTORS * (_VECTOR_BYTES // x.itemsize)
     none, taps = np.zeros(LANES, x.dtype), np.zeros(1, np.int64)
-    by_channel, by_lane = evenly(p.positions, block), evenly(p.positions, LANES)
     total = p.batch * p.rows * p.columns
     first, last = chunk * p.blocks // p.chunks, (chunk + 1) * p.blocks // p.chunks
     for b in range(first, last):
@@ -107,11 +93,11 @@ def _chunk(chunk, begin, end, x, dy, partial, p, reads, writes, scratch):
             if group != packed_group:
                 several = (end - 1) // p.tiles > pair
                 for unit in range(0 if several else low, p.tiles if several else high):
-                    _pack_lanes(dy, lanes, panel, p, start, count, group, unit, by_lane, lines)
+                    _pack_lanes(dy, lanes, p, start, group, unit, lines)
                 packed_group = group
             _pack_columns(
-                x, columns, packed, p, start, count, group, part * block,
-                min(p.source_channels, (part + 1) * block), by_channel, lines,
+                x, columns, p, start, group, part * block,
+                min(p.source_channels, (part + 1) * block), lines,
             )  # fmt: skip
             _multiply(
                 lanes, columns, partial[chunk], p, reads, writes, none, taps, pair, low, high,

@@ -12,7 +12,7 @@ from ..sweep import forward_sweep
 from .blocking import line_stride
 from .config import (
     GRAD_BLOCK,
-    GRAD_RESULT,
+    GRAD_MOVES,
     GRAD_SHARE,
     GRAD_TASKS,
     GRAD_TILES_BYTES,
@@ -22,9 +22,10 @@ from .config import (
     PARTIAL_BYTES,
     SUM_TERMS,
     TILE_LANES_BYTES,
+    TILED_SOURCE,
 )
 from .plan import chunk_ends, record, sweep_numbers
-from .tiling import fit_tiles, products, transforms_cost
+from .tiling import fit_tiles, products, result_cost, source_cost
 
 LANES, VECTORS = MACHINE.spread[0]  # of the register tile: result channels, vectors of source ones
 
@@ -86,9 +87,11 @@ def tile_grad_plan(geometry: ConvGeometry, itemsize: int) -> TileGradPlan | None
     )
 
     made = units * LANES * parts * block * count
-    cost = made * (total + GRAD_WEIGHT) * geometry.groups
-    channels = geometry.in_channels, geometry.out_channels
-    cost += transforms_cost(tiling, geometry.batch, channels, width, GRAD_RESULT)
+    cost: float = made * (total + GRAD_WEIGHT) * geometry.groups
+    both = parts * block * geometry.groups, units * LANES * geometry.groups
+    moved = source_cost(tiling, geometry.batch, both[0])
+    moved += result_cost(tiling, geometry.batch, both[1], TILED_SOURCE)
+    cost += GRAD_MOVES * moved
     if cost > GRAD_SHARE * geometry.macs or made * geometry.groups * itemsize > PARTIAL_BYTES:
         return None
 
@@ -104,22 +107,18 @@ def tile_grad_plan(geometry: ConvGeometry, itemsize: int) -> TileGradPlan | None
     run = _run(total, chunks, range(step, max(step, many) + 1, step))
     blocks = ceil_div(total, run)
     chunks = min(chunks, blocks)
-    pitch = line_stride(run + width, itemsize)
-    line_pitch, lines = tiling.lines(run, width)
+    plane, pitch = line_stride(run * block, itemsize), line_stride(run * LANES + width, itemsize)
+    panel = line_stride(units * pitch, itemsize)
     numbers = tiling.numbers | {
         "groups": geometry.groups, "source_channels": source, "result_channels": result,
         "kernel": geometry.rows.kernel * geometry.cols.kernel,
         "positions": run, "blocks": blocks, "chunks": chunks,
         "tiles": units, "column_blocks": parts, "weight_size": size,
-        "plane": pitch, "phase_plane": line_stride(min(source, width) * pitch, itemsize),
-        "panel_pitch": pitch, "panel_plane": line_stride(LANES * pitch, itemsize),
-        "line_pitch": line_pitch, "lines_size": line_pitch * lines + 2 * width,
-        "columns_size": line_stride(read * run * block, itemsize),
-        "lanes_size": line_stride(planes * units * run * LANES, itemsize),
+        "phase_plane": plane, "columns_size": read * plane,
+        "panel_pitch": pitch, "panel_plane": panel, "lanes_size": planes * panel,
+        "lines_size": tiling.lines(run, width),
     }  # fmt: skip
-    numbers["packed_size"] = tiling.points * len(columns.read_phases) * numbers["phase_plane"]
-    numbers["panel_size"] = planes * numbers["panel_plane"]
-    names = ("columns", "lanes", "packed", "panel", "lines")
+    names = ("columns", "lanes", "lines")
     numbers["scratch_size"] = sum(numbers[f"{name}_size"] for name in names)
     codes, corners = products(sweeps, (rows, columns))
     places = np.full(16 * len(corners) // 9, -1, np.int64)

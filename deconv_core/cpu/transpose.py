@@ -33,14 +33,43 @@ def _columns(emit: Emitter, rows: list[Any], at: Any, load: Any) -> list[Any]:
             parts = [emit.shuffle(one, other, longer) for one, other in pairs]
         return parts[0]
 
-    lines = [joined([load(emit.step(row, at)) for row in rows[i::few]]) for i in part]
-    low = [start + k // 2 + k % 2 * emit.width for start in range(0, emit.width, few) for k in part]
-    high = [n + few // 2 for n in low]
-    half = few // 2
-    for _ in range(half):  # 4 columns in two rounds, 2 in one
+    return _rounds(emit, [joined([load(emit.step(row, at)) for row in rows[i::few]]) for i in part])
+
+
+def _rounds(emit: Emitter, lines: list[Any]) -> list[Any]:
+    """Transpose within each 128 bits: 4 columns in two rounds, 2 in one."""
+    few = len(lines)
+    starts, half = range(0, emit.width, few), few // 2
+    low = [start + k // 2 + k % 2 * emit.width for start in starts for k in range(few)]
+    high = [n + half for n in low]
+    for _ in range(half):
         pairs = list(zip(lines[:half], lines[half:], strict=True))
         lines = [emit.shuffle(*pair, order) for pair in pairs for order in (low, high)]
     return lines
+
+
+def _parts(emit: Emitter, rows: list[Any]) -> list[Any]:
+    """Transpose a square of parts of 128 bits: as many rows as a vector has parts."""
+    few = 16 // emit.size
+
+    def pick(one: Any, other: Any, parts: tuple[int, ...]) -> Any:
+        return emit.shuffle(one, other, [few * part + k for part in parts for k in range(few)])
+
+    if len(rows) == 4:
+        halves = (0, 1, 4, 5), (2, 3, 6, 7)
+        pairs = [[pick(rows[i], rows[i + 1], half) for i in (0, 2)] for half in halves]
+        turns = (0, 2, 4, 6), (1, 3, 5, 7)
+        return [pick(pair[0], pair[1], parts) for pair in pairs for parts in turns]
+    if len(rows) == 2:
+        return [pick(rows[0], rows[1], parts) for parts in ((0, 2), (1, 3))]
+    return rows
+
+
+def _square(emit: Emitter, rows: list[Any]) -> list[Any]:
+    """Return the columns of as many rows as a vector has elements."""
+    few = 16 // emit.size
+    found = [_parts(emit, rows[i::few]) for i in range(few)]
+    return [column for lines in zip(*found, strict=True) for column in _rounds(emit, list(lines))]
 
 
 def write_lanes(
@@ -158,6 +187,100 @@ def gather(
     return signature, generate
 
 
+@intrinsic
+def turn(
+    typing: Any, y: Any, y_at: Any, before: Any, after: Any, x: Any, x_at: Any, x_pitch: Any,
+    lanes: Any, count: Any, ahead: Any,
+) -> tuple[Any, Callable[..., Any]]:  # fmt: skip
+    """``y[y_at + (before + k) * width + lane] = x[x_at + lane * x_pitch + k]`` for k < count.
+
+    `lanes` are at most `width`, a vector of them; whole vectors of `y` are written, of which the
+    rest repeats the last lane. There are as many vectors of zeros `before` them, and `after` them;
+    and a few more may be written. What lies `ahead` elements on in `x` is called for.
+    """
+    signature = types.void(y, y_at, before, after, x, x_at, x_pitch, lanes, count, ahead)
+
+    def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
+        y_, y_at_, before_, after_, x_, x_at_, x_pitch_, lanes_, count_, ahead_ = values
+        emit = Emitter(context, builder, x.dtype)
+        source, begin = emit.pointer(x, x_, x_at_), emit.pointer(y, y_, y_at_)
+        target = emit.step(begin, emit.times(before_, emit.width))
+        end = emit.step(target, emit.times(count_, emit.width))
+        zero, last = ir.Constant(INDEX, 0), builder.sub(lanes_, ir.Constant(INDEX, 1))
+        width, few, rows = ir.Constant(INDEX, emit.width), 16 // emit.size, []
+        for i in range(emit.width):
+            lane = ir.Constant(INDEX, i)
+            lane = builder.select(builder.icmp_signed("<", lane, last), lane, last)
+            rows.append(emit.step(source, builder.mul(lane, x_pitch_)))
+
+        def write(columns: list[Any], at: Any) -> None:
+            line = emit.step(target, emit.times(at, emit.width))
+            for i, column in enumerate(columns):
+                emit.store(column, emit.step(line, i * emit.width))
+
+        whole = builder.mul(builder.sdiv(count_, width), width)
+        with cgutils.for_range_slice(builder, zero, whole, width, inc=True) as (at, _):
+            for row in rows:
+                emit.prefetch(emit.step(emit.step(row, at), ahead_))
+            write(_square(emit, [emit.load(emit.step(row, at)) for row in rows]), at)
+        step = ir.Constant(INDEX, few)
+        with cgutils.for_range_slice(builder, whole, count_, step, inc=True) as (at, _):
+
+            def part(pointer: Any) -> Any:
+                vector = emit.load_before(pointer, at, count_)
+                return emit.shuffle(vector, vector, list(range(few)))
+
+            write(_columns(emit, rows, at, part), at)
+        for start, vectors in (begin, before_), (end, after_):
+            with cgutils.for_range(builder, vectors) as k:
+                emit.store(emit.zero, emit.step(start, emit.times(k.index, emit.width)))
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def turn_back(
+    typing: Any, y: Any, y_at: Any, y_pitch: Any, lanes: Any, x: Any, x_at: Any, count: Any,
+    ahead: Any,
+) -> tuple[Any, Callable[..., Any]]:  # fmt: skip
+    """``y[y_at + lane * y_pitch + k] = x[x_at + k * width + lane]`` for k < count.
+
+    `lanes` are at most `width`, a vector of them. The last vector of `y` overlaps the one before
+    it; masks are for less than a vector. What lies `ahead` elements on in `y` is called for.
+    """
+    signature = types.void(y, y_at, y_pitch, lanes, x, x_at, count, ahead)
+
+    def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
+        y_, y_at_, y_pitch_, lanes_, x_, x_at_, count_, ahead_ = values
+        emit = Emitter(context, builder, x.dtype)
+        source, target = emit.pointer(x, x_, x_at_), emit.pointer(y, y_, y_at_)
+        zero, width = ir.Constant(INDEX, 0), ir.Constant(INDEX, emit.width)
+        last, end = builder.sub(count_, width), builder.sub(count_, ir.Constant(INDEX, 1))
+        short = builder.icmp_signed("<", last, zero)
+        with cgutils.for_range_slice(builder, zero, count_, width, inc=True) as (first, _):
+            at = builder.select(builder.icmp_signed("<", first, last), first, last)
+            at = builder.select(short, zero, at)
+            pixels = [builder.add(at, ir.Constant(INDEX, i)) for i in range(emit.width)]
+            pixels = [
+                builder.select(builder.icmp_signed("<", pixel, end), pixel, end) for pixel in pixels
+            ]
+            rows = [emit.load(emit.step(source, emit.times(n, emit.width))) for n in pixels]
+            for i, column in enumerate(_square(emit, rows)):
+                lane = ir.Constant(INDEX, i)
+                with builder.if_then(builder.icmp_signed("<", lane, lanes_)):
+                    place = emit.step(emit.step(target, builder.mul(lane, y_pitch_)), at)
+                    emit.prefetch(emit.step(place, ahead_))
+                    with builder.if_else(short) as (masked, free):
+                        with masked:
+                            emit.store_before(column, place, zero, count_)
+                        with free:
+                            emit.store(column, place)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
 def _transpose(
     y: np.ndarray, y_at: int, places: np.ndarray, step: int, x: np.ndarray, x_at: int, x_pitch: int,
     lanes: int, count: int, spill: int,
@@ -182,8 +305,33 @@ def _gather(
             y[y_at + lane * y_pitch + k] = x[place + lane]
 
 
+def _turn(
+    y: np.ndarray, y_at: int, before: int, after: int, x: np.ndarray, x_at: int, x_pitch: int,
+    lanes: int, count: int, ahead: int,
+) -> None:  # fmt: skip
+    """Compute `turn` in plain Python."""
+    width, total = MACHINE.vector_bytes // x.itemsize, before + count + after
+    lines = y[y_at : y_at + total * width].reshape(total, width)
+    lines[:before] = lines[before + count :] = 0
+    for lane in range(width):
+        start = x_at + min(lane, lanes - 1) * x_pitch
+        lines[before : before + count, lane] = x[start : start + count]
+
+
+def _turn_back(
+    y: np.ndarray, y_at: int, y_pitch: int, lanes: int, x: np.ndarray, x_at: int, count: int,
+    ahead: int,
+) -> None:  # fmt: skip
+    """Compute `turn_back` in plain Python."""
+    width = MACHINE.vector_bytes // x.itemsize
+    lines = x[x_at : x_at + count * width].reshape(count, width)
+    for lane in range(lanes):
+        start = y_at + lane * y_pitch
+        y[start : start + count] = lines[:, lane]
+
+
 if config.DISABLE_JIT:
-    transpose, gather = _transpose, _gather
+    transpose, gather, turn, turn_back = _transpose, _gather, _turn, _turn_back
 
 
 @kernel(_nrt=True)  # it allocates

@@ -2,16 +2,18 @@
 
 Along one axis, m results of t = 5 - m taps g over four elements d are ``A^T ((G g) * (B^T d))``
 with four products, not m t = 6. Along both, a *tile* of 4x4 source elements becomes 16 transformed
-elements, one in each of 16 planes; each plane is multiplied by a plane of transformed weights, as a
-convolution with a single tap (tile.py); and 16 products become m x m results, 16 instead of 36. A
-pass with a stride is a dense one for each phase, so it has such planes for each phase; where a
+elements, one in each of 16 planes; each plane, a matrix of tiles by channels, is multiplied by one
+of transformed weights (tile.py); and 16 products become m x m results, 16 instead of 36. A pass
+with a stride is a dense one for each phase, so it has such planes for each phase; where a
 phase has fewer taps, some of them vanish. A dilated pass is a dense one for each of its *folds*:
 with a dilation of two, every second row and column. Folds of the rows are images of their own,
 those of the columns lie side by side in a row of tiles. Where a pass has a single tap along a
 column, its tiles are *flat*: four products of a row. The gradient to the weight is the same
 identity read backwards. (S. Winograd, 1980; A. Lavin and S. Gray, 2015, arXiv:1509.09308.)
 
-Here is what surrounds the products: each function stands in for its namesake in pack.py.
+Here is what surrounds the products. A vector holds channels of one pixel: rows are transposed to
+lines of such vectors on the way in, and back on the way out. So no vector has anything but whole
+channels in it, however short rows of tiles are, and strides and dilations are mere distances.
 """
 
 from __future__ import annotations
@@ -20,15 +22,16 @@ from typing import Any
 
 import numpy as np
 from numba import config, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .config import MACHINE
 from .emit import Emitter
 from .jit import kernel
-from .phases import copy_row, deal_rows, weave_rows
-from .rows import whole_vectors
+from .transpose import turn, turn_back
 
-_VECTOR_BYTES = MACHINE.vector_bytes
+_VECTOR_BYTES, _VECTORS = MACHINE.vector_bytes, MACHINE.spread[0][1]
+_AHEAD = 4  # vectors that a single row is called for in advance; of several, it is the next one
 SOURCE = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))  # B^T
 RESULT = {  # A^T, by the number of results
     2: ((1, 1, 1, 0), (0, 1, -1, -1)),
@@ -49,119 +52,123 @@ def _weighted(emit: Emitter, factors: tuple[int, ...], terms: list[Any]) -> Any:
     return total
 
 
-def _transform(matrix: Matrix, dealt: int = 4, flat: bool = False) -> Any:
-    """Return an intrinsic for ``y = matrix @ x @ matrix.T``, for a row of `count` tiles.
+def _transform(matrix: Matrix, flat: bool = False, shifted: bool = False) -> Any:
+    """Return an intrinsic for ``y = matrix @ x @ matrix.T``, for `count` tiles in a row.
 
-    Element (r, c) of a tile's y is in ``y[y_at + r * y_row + c * y_column + tile]``, and x alike
-    but for columns that are `dealt` to fewer parts: column c is the next tile's c - dealt. Whole
-    vectors of x are read, and of y written. A `flat` tile is a single row, ``y = x @ matrix.T``.
+    Element (r, c) of tile t's y is the vector at ``y[y_at + r * y_row + c * y_column + t *
+    y_step]``, and x alike. A `flat` tile is a single row, ``y = x @ matrix.T``. The vector at
+    ``y[0]`` is added to results that are `shifted`.
     """
     down: Matrix = ((1,),) if flat else matrix
 
     def typed(
-        typing: Any, y: Any, y_at: Any, y_row: Any, y_column: Any,
-        x: Any, x_at: Any, x_row: Any, x_column: Any, count: Any,
+        typing: Any, y: Any, y_at: Any, y_row: Any, y_column: Any, y_step: Any,
+        x: Any, x_at: Any, x_row: Any, x_column: Any, x_step: Any, count: Any,
     ) -> Any:  # fmt: skip
-        signature = types.void(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
+        signature = types.void(
+            y, y_at, y_row, y_column, y_step, x, x_at, x_row, x_column, x_step, count
+        )
 
         def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
-            y_, y_at_, y_row_, y_column_, x_, x_at_, x_row_, x_column_, count_ = values
+            y_, y_at_, y_row_, y_column_, y_step_, x_, x_at_, x_row_, x_column_, x_step_, count_ = (
+                values
+            )
             emit = Emitter(context, builder, x.dtype)
             source, target = emit.pointer(x, x_, x_at_), emit.pointer(y, y_, y_at_)
+            shift = emit.load(emit.pointer(y, y_, 0)) if shifted else None
 
             def place(start: Any, row: Any, column: Any, r: int, c: int) -> Any:
                 return emit.step(emit.step(start, emit.times(row, r)), emit.times(column, c))
 
-            reads = [
-                [
-                    emit.step(place(source, x_row_, x_column_, r, c % dealt), c // dealt)
-                    for c in range(len(matrix[0]))
+            with cgutils.for_range(builder, count_) as tiles:
+                read = emit.step(source, builder.mul(tiles.index, x_step_))
+                write = emit.step(target, builder.mul(tiles.index, y_step_))
+                tile = [
+                    [emit.load(place(read, x_row_, x_column_, r, c)) for c in range(len(matrix[0]))]
+                    for r in range(len(down[0]))
                 ]
-                for r in range(len(down[0]))
-            ]
-
-            def body(at: Any) -> None:
-                tile = [[emit.load(emit.step(read, at)) for read in row] for row in reads]
                 rows = [[_weighted(emit, factors, row) for factors in matrix] for row in tile]
                 for r, factors in enumerate(down):
                     for c in range(len(matrix)):
                         value = _weighted(emit, factors, [row[c] for row in rows])
-                        write = emit.step(place(target, y_row_, y_column_, r, c), at)
-                        emit.store(value, write)
-
-            whole_vectors(emit, count_, body)
+                        if shifted:
+                            value = emit.add(value, shift)
+                        emit.store(value, place(write, y_row_, y_column_, r, c))
             return context.get_dummy_value()
 
         return signature, generate
 
     def plain(
-        y: np.ndarray, y_at: int, y_row: int, y_column: int,
-        x: np.ndarray, x_at: int, x_row: int, x_column: int, count: int,
+        y: np.ndarray, y_at: int, y_row: int, y_column: int, y_step: int,
+        x: np.ndarray, x_at: int, x_row: int, x_column: int, x_step: int, count: int,
     ) -> None:  # fmt: skip
-        tile = np.empty((len(down[0]), len(matrix[0]), count), x.dtype)
-        for r in range(len(down[0])):
-            for c in range(len(matrix[0])):
-                start = x_at + r * x_row + c % dealt * x_column + c // dealt
-                tile[r, c] = x[start : start + count]
+        width = _VECTOR_BYTES // x.itemsize
         factors = np.array(down, x.dtype), np.array(matrix, x.dtype)
-        result = np.einsum("ar,rct,bc->abt", factors[0], tile, factors[1])
-        for r in range(len(down)):
-            for c in range(len(matrix)):
-                start = y_at + r * y_row + c * y_column
-                y[start : start + count] = result[r, c]
+        shift = y[:width].copy() if shifted else 0
+        for t in range(count):
+            tile = np.empty((len(down[0]), len(matrix[0]), width), x.dtype)
+            for r, c in np.ndindex(*tile.shape[:2]):
+                start = x_at + r * x_row + c * x_column + t * x_step
+                tile[r, c] = x[start : start + width]
+            result = np.einsum("ar,rcv,bc->abv", factors[0], tile, factors[1]) + shift
+            for r, c in np.ndindex(*result.shape[:2]):
+                start = y_at + r * y_row + c * y_column + t * y_step
+                y[start : start + width] = result[r, c]
 
     return plain if config.DISABLE_JIT else intrinsic(typed)
 
 
 _GRAD = {tile: tuple(zip(*matrix, strict=True)) for tile, matrix in RESULT.items()}  # A
-_source_2, _source_3 = _transform(SOURCE, 2), _transform(SOURCE, 3)
-_source_flat_2, _source_flat_3 = _transform(SOURCE, 2, True), _transform(SOURCE, 3, True)
-_result_2, _result_3 = _transform(RESULT[2]), _transform(RESULT[3])
-_result_flat_2, _result_flat_3 = (_transform(RESULT[tile], flat=True) for tile in (2, 3))
+_source, _source_flat = _transform(SOURCE), _transform(SOURCE, flat=True)
+_result_2, _result_3 = (_transform(RESULT[tile], shifted=True) for tile in (2, 3))
+_result_flat_2, _result_flat_3 = (_transform(RESULT[tile], True, True) for tile in (2, 3))
 _grad_2, _grad_3 = _transform(_GRAD[2]), _transform(_GRAD[3])
 _grad_flat_2, _grad_flat_3 = (_transform(_GRAD[tile], flat=True) for tile in (2, 3))
 
 
 @kernel(inline="always")
-def _source(points, tile, y, y_at, y_row, y_column, x, x_at, x_row, x_column, count):
-    """Transform a row of `count` tiles of the source."""
+def _sources(points, y, y_at, y_row, y_column, y_step, x, x_at, x_row, x_column, x_step, count):
+    """Transform `count` tiles of the source."""
     if points == 1:
-        if tile == 2:
-            _source_flat_2(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
-        else:
-            _source_flat_3(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
-    elif tile == 2:
-        _source_2(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
+        _source_flat(y, y_at, y_row, y_column, y_step, x, x_at, x_row, x_column, x_step, count)
     else:
-        _source_3(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
+        _source(y, y_at, y_row, y_column, y_step, x, x_at, x_row, x_column, x_step, count)
 
 
 @kernel(inline="always")
-def _result(points, tile, y, y_at, y_row, y_column, x, x_at, x_row, x_column, count):
-    """Transform the products of `count` tiles to results."""
+def _results(
+    points, tile, y, y_at, y_row, y_column, y_step, x, x_at, x_row, x_column, x_step, count
+):  # fmt: skip
+    """Transform the products of `count` tiles to results, and add the vector at ``y[0]``."""
     if points == 1:
         if tile == 2:
-            _result_flat_2(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
+            _result_flat_2(
+                y, y_at, y_row, y_column, y_step, x, x_at, x_row, x_column, x_step, count
+            )
         else:
-            _result_flat_3(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
+            _result_flat_3(
+                y, y_at, y_row, y_column, y_step, x, x_at, x_row, x_column, x_step, count
+            )
     elif tile == 2:
-        _result_2(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
+        _result_2(y, y_at, y_row, y_column, y_step, x, x_at, x_row, x_column, x_step, count)
     else:
-        _result_3(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
+        _result_3(y, y_at, y_row, y_column, y_step, x, x_at, x_row, x_column, x_step, count)
 
 
 @kernel(inline="always")
-def _grad(points, tile, y, y_at, y_row, y_column, x, x_at, x_row, x_column, count):
-    """Transform a row of `count` tiles of the gradient."""
+def _grads(
+    points, tile, y, y_at, y_row, y_column, y_step, x, x_at, x_row, x_column, x_step, count
+):  # fmt: skip
+    """Transform `count` tiles of the gradient."""
     if points == 1:
         if tile == 2:
-            _grad_flat_2(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
+            _grad_flat_2(y, y_at, y_row, y_column, y_step, x, x_at, x_row, x_column, x_step, count)
         else:
-            _grad_flat_3(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
+            _grad_flat_3(y, y_at, y_row, y_column, y_step, x, x_at, x_row, x_column, x_step, count)
     elif tile == 2:
-        _grad_2(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
+        _grad_2(y, y_at, y_row, y_column, y_step, x, x_at, x_row, x_column, x_step, count)
     else:
-        _grad_3(y, y_at, y_row, y_column, x, x_at, x_row, x_column, count)
+        _grad_3(y, y_at, y_row, y_column, y_step, x, x_at, x_row, x_column, x_step, count)
 
 
 @kernel(inline="always")
@@ -187,147 +194,157 @@ def _part(p, at, end):
 
 
 @kernel
-def pack_tiles(x, packed, p, phase, phases, start, group, first, last, lines):
-    """Transform the block of tiles that begins with tile `start`, of `phases` row phases.
+def _turn_rows(lines, x, picture, height, limit, top, step, left, rows, count, channels):
+    """Transpose rows of some channels of a picture to lines: a vector for each of `count` pixels.
 
-    They are those from `phase` on. `packed` becomes (row phase and product, column phase and
-    product, channel, tile) of the source channels from `first` to `last`, with zeros behind the
-    last tile. While a channel is packed, the next one's rows are called for.
+    They are `rows` rows, from row `top` and column `left` on, `step` apart, with zeros around the
+    picture. While a row is transposed, the next one is called for.
     """
-    points, tile, tile_h, line = p.points_h, p.tile, p.tile_h, p.line_pitch
-    size, folds, planes = p.source_h * p.source_w, p.folds_w, p.folds_w * p.phases_w // 4
-    columns, parts = p.columns // folds, p.read_stride_w * folds
-    step_h, step_w = p.read_stride_h * p.folds_h // tile_h, parts // tile
-    across, pitch = p.phases_w * p.phase_plane, parts * line
-    apart = columns if folds > 1 else 4 * p.phase_plane  # of the phases, or of the folds
+    width = _VECTOR_BYTES // x.itemsize
+    begin = min(count, max(0, -left))
+    end = max(begin, min(count, limit - left))
+    for r in range(rows):
+        h = top + r * step
+        inside, start = 0 <= h < height, picture + h * limit + left + begin
+        turn(
+            lines, r * count * width, begin, count - (end if inside else begin),
+            x, start, height * limit, channels, end - begin if inside else 0,
+            step * limit if height > 1 else _AHEAD * width,
+        )  # fmt: skip
+
+
+@kernel
+def pack_tiles(
+    x, packed, to, tile_pitch, plane, p, start, group, channel, channels, lines
+):  # fmt: skip
+    """Transform a vector of source channels of the block of tiles that begins with tile `start`.
+
+    They are `channels` channels of `group`, from `channel` on. The vector of (row phase and
+    product, column phase and product) k and tile t goes to ``packed[to + k * plane + t *
+    tile_pitch]``.
+    """
+    points, tile, tile_h, width = p.points_h, p.tile, p.tile_h, _VECTOR_BYTES // x.itemsize
+    size, planes, parts = p.source_h * p.source_w, p.phases_w // 4, p.read_stride_w * p.folds_w
+    columns, each = p.columns // p.folds_w, parts // tile
+    step_h, across = p.read_stride_h * p.folds_h // tile_h, p.phases_w * plane
     end = min(start + p.positions, p.batch * p.rows * p.columns)
-    for channel in range(first, last):
-        for row_phase in range(phases):
-            at, place = start, row_phase * points * p.phases_w * p.phase_plane
-            while at < end:
-                image, fold, row, column, bottom, until = _part(p, at, end)
-                left, width = (column, min(columns, until - at)) if row == bottom else (0, columns)
-                picture = ((image * p.groups + group) * p.source_channels + channel) * size
-                top = step_h * tile_h * row + p.read_base_h + phase + row_phase + fold
-                begin, rows = parts * left + p.read_base_w, tile_h * (bottom - row) + points
-                deal_rows(
-                    parts, lines, 0, pitch, line,
-                    x, picture, p.source_h, p.source_w, top, step_h, begin, rows, width + 1,
-                    size if channel + 1 < p.source_channels else 0,
-                )  # fmt: skip
-                deep, line_at = 0, column - left
-                while at < until:
-                    count = min(columns - column, until - at)
-                    for plane in range(planes):
-                        to = place + (channel - first) * p.plane + plane * apart + at - start
-                        _source(
-                            points, tile, packed, to, across, p.phase_plane,
-                            lines, line_at + plane * line, pitch, step_w * line, count,
+    at = start
+    while at < end:
+        image, fold, row, column, bottom, until = _part(p, at, end)
+        left, wide = (column, min(columns, until - at)) if row == bottom else (0, columns)
+        if p.folds_w > 1:
+            left, wide = 0, columns
+        count = parts * (wide - 1) + 3 * each + max(planes, p.folds_w)
+        rows = tile_h * (bottom - row) + points
+        picture = ((image * p.groups + group) * p.source_channels + channel) * size
+        top, begin = step_h * tile_h * row + p.read_base_h + fold, parts * left
+        for row_phase in range(p.phases_h // points):
+            _turn_rows(
+                lines, x, picture, p.source_h, p.source_w, top + row_phase, step_h,
+                begin + p.read_base_w, rows, count, channels,
+            )  # fmt: skip
+            to_phase = to + row_phase * points * across
+            now, place = at, column
+            while now < until:
+                deep = (now - at + column) // p.columns
+                many = min(p.columns - place, until - now)
+                source = deep * tile_h * count
+                if p.folds_w == 1:
+                    for b in range(planes):
+                        _sources(
+                            points, packed, to_phase + 4 * b * plane + (now - start) * tile_pitch,
+                            across, plane, tile_pitch, lines,
+                            (source + parts * (place - left) + b) * width, count * width,
+                            each * width, parts * width, many,
                         )  # fmt: skip
-                    at, column, deep = at + count * folds, 0, deep + 1
-                    line_at = deep * tile_h * pitch
-        if end - start < p.positions:
-            for k in range(phases * points * p.phases_w):
-                row = k * p.phase_plane + (channel - first) * p.plane
-                packed[row + end - start : row + p.positions] = 0
+                else:
+                    for f in range(p.folds_w):
+                        _sources(
+                            points, packed, to_phase + (now - start + f * columns) * tile_pitch,
+                            across, plane, tile_pitch, lines, (source + f) * width, count * width,
+                            each * width, parts * width, columns,
+                        )  # fmt: skip
+                now, place = now + many, 0
+        at = until
 
 
 @kernel
-def pack_grad_tiles(dy, panel, p, start, group, first, lanes, lines):
-    """Transform some of the gradient's channels, `lanes` from `first` on: (plane, lane, tile)."""
-    points, tile, tile_h, line = p.points_h, p.tile, p.tile_h, p.line_pitch
-    plane, folds = p.panel_plane, p.folds_w
+def pack_grad_tiles(dy, packed, to, tile_pitch, plane, p, start, group, channel, channels, lines):
+    """Transform a vector of the gradient's channels, as `pack_tiles` does the source's."""
+    points, tile, tile_h, width = p.points_h, p.tile, p.tile_h, _VECTOR_BYTES // dy.itemsize
+    size, folds = p.result_h * p.result_w, p.folds_w
     columns, parts = p.columns // folds, tile * folds
-    size, pitch, apart = p.result_h * p.result_w, parts * line, folds * line
     end = min(start + p.positions, p.batch * p.rows * p.columns)
-    for lane in range(lanes):
-        at = start
-        while at < end:
-            image, fold, row, column, bottom, until = _part(p, at, end)
-            left, width = (column, min(columns, until - at)) if row == bottom else (0, columns)
-            picture = ((image * p.groups + group) * p.result_channels + first + lane) * size
-            top, rows = p.folds_h * tile_h * row + fold, tile_h * (bottom - row + 1)
-            deal_rows(
-                parts, lines, 0, pitch, line,
-                dy, picture, p.result_h, p.result_w, top, p.folds_h, parts * left, rows, width,
-                size if lane + 1 < lanes else 0,
-            )  # fmt: skip
-            deep, line_at = 0, column - left
-            while at < until:
-                count = min(columns - column, until - at)
-                for fold in range(folds):
-                    to = lane * p.panel_pitch + at - start + fold * columns
-                    source = line_at + fold * line
-                    _grad(
-                        points, tile, panel, to, 4 * plane, plane,
-                        lines, source, pitch, apart, count,
-                    )  # fmt: skip
-                at, column, deep = at + count * folds, 0, deep + 1
-                line_at = deep * tile_h * pitch
+    at = start
+    while at < end:
+        image, fold, row, column, bottom, until = _part(p, at, end)
+        left, wide = (column, min(columns, until - at)) if row == bottom else (0, columns)
+        if folds > 1:
+            left, wide = 0, columns
+        picture = ((image * p.groups + group) * p.result_channels + channel) * size
+        _turn_rows(
+            lines, dy, picture, p.result_h, p.result_w, p.folds_h * tile_h * row + fold, p.folds_h,
+            parts * left, tile_h * (bottom - row + 1), parts * wide, channels,
+        )  # fmt: skip
+        now, place = at, column
+        while now < until:
+            many = min(columns - place, until - now) if folds == 1 else columns
+            source = (now - at + column) // p.columns * tile_h * parts * wide + parts * (
+                place - left
+            )
+            for f in range(folds):
+                _grads(
+                    points, tile, packed, to + (now - start + f * columns) * tile_pitch,
+                    4 * plane, plane, tile_pitch, lines, (source + f) * width,
+                    parts * wide * width, folds * width, parts * width, many,
+                )  # fmt: skip
+            now, place = now + many * folds, 0
+        at = until
 
 
 @kernel
-def unpack_tiles(panel, plane, y, p, start, channel, lanes, phase_h, bias, lines):
-    """Turn a unit's products (column phase and product, lane, tile) into results, with bias.
+def unpack_tiles(sums, at, y, p, start, channel, channels, phase_h, bias, lines):
+    """Turn the sums of a vector of result channels, from `channel` on, into results, with bias.
 
-    The panel holds the row products of row phase `phase_h`, `plane` elements apart. As many tiles
-    as fit a line are transformed and woven together, wherever rows of tiles end, and their rows are
-    copied to their places; those of a single row of tiles are woven there. While a lane is written,
-    the next one's results are called for.
+    The sum of column phase and product k and row product r of row phase `phase_h`, for tile t, is
+    at ``sums[at + (r * phases + k) * plane + t * most]``, as tile.py's `cross` leaves it.
     """
-    channels, points, tile = p.groups * p.result_channels, p.points_h, p.tile
-    line, tile_h, limit = p.line_pitch, p.tile_h, p.result_w
-    step_h, step_w = p.write_stride_h * p.folds_h // points, p.write_stride_w * p.folds_w // 4
-    columns, lane_pitch, across = p.columns, p.panel_pitch, p.write_stride_w * plane
-    parts, end = tile * step_w, min(start + p.positions, p.batch * p.rows * columns)
-    pitch, woven, wide = parts * line, parts * line * tile_h, columns // p.folds_w
-    folded = p.folds_w > 1  # a row of tiles at a time, and in it one fold after the other
-    apart, together = (wide, columns) if folded else (4 * plane, line)
-    width, top = _VECTOR_BYTES // y.itemsize, phase_h + p.write_base_h
-    size = p.result_h * limit  # of a picture
-    for lane in range(lanes):
-        at, offset, ahead = start, bias[channel + lane], size if lane + 1 < lanes else 0
-        tiles, column = divmod(at, columns)
-        while at < end:
-            first, until = at, min(end, at + together)
-            length = wide if folded else until - at
-            for phase in range(step_w):
-                source = phase * apart + lane * lane_pitch + at - start
-                _result(
-                    points, tile, lines, phase * line, pitch, step_w * line,
-                    panel, source, across, plane, length,
-                )  # fmt: skip
-            if columns - column >= until - at:  # of one row of tiles: straight to its place
-                image, row = divmod(tiles, p.rows)
-                image, fold = _unfold(image, p.folds_h)
-                weave_rows(
-                    parts, y, (image * channels + channel + lane) * size,
-                    p.result_h, limit, step_h * tile_h * row + top + fold, step_h,
-                    parts * column + p.write_base_w, lines, 0, pitch, line, tile_h, length, offset,
-                    ahead,
-                )  # fmt: skip
-                at, column = until, column + until - at
-                if column == columns:
-                    column, tiles = 0, tiles + 1
-                continue
-            length = (length + width - 1) // width * width
-            weave_rows(
-                parts, lines, woven, tile_h, pitch, 0, 1, 0,
-                lines, 0, pitch, line, tile_h, length, offset, 0,
+    points, tile, tile_h, width = p.points_h, p.tile, p.tile_h, _VECTOR_BYTES // y.itemsize
+    plane, block, each, total = (
+        p.panel_plane,
+        _VECTORS * width,
+        p.write_stride_w // 4,
+        p.groups * p.result_channels,
+    )
+    folds, columns = p.folds_w, p.columns // p.folds_w
+    step_h, step_w = p.write_stride_h * p.folds_h // points, each * folds
+    parts, size, across = tile * step_w, p.result_h * p.result_w, p.write_stride_w * plane
+    end = min(start + p.positions, p.batch * p.rows * p.columns)
+    ahead = step_h * p.result_w if p.result_h > 1 else _AHEAD * width
+    for lane in range(channels):
+        lines[lane] = bias[channel + lane]
+    now = start
+    while now < end:
+        tiles, place = divmod(now, p.columns)
+        image, row = divmod(tiles, p.rows)
+        image, fold = _unfold(image, p.folds_h)
+        many = min(p.columns - place, end - now)
+        wide = columns if folds > 1 else many
+        pitch = parts * wide
+        for part in range(step_w):
+            source = at + (now - start) * block
+            source += part * columns * block if folds > 1 else 4 * part * plane
+            _results(
+                points, tile, lines, (1 + part) * width, pitch * width, step_w * width,
+                parts * width, sums, source, across, plane, block, wide,
             )  # fmt: skip
-            while at < until:
-                count = min(columns - column, until - at)
-                image, row = divmod(tiles, p.rows)
-                image, fold = _unfold(image, p.folds_h)
-                left = parts * column + p.write_base_w
-                begin, stop = max(0, left), min(limit, left + parts * count)
-                source = woven + parts * (at - first) + begin - left
-                h = step_h * tile_h * row + top + fold
-                picture = (image * channels + channel + lane) * size
-                for _ in range(tile_h):
-                    if 0 <= h < p.result_h and begin < stop:
-                        copy_row(y, picture + h * limit + begin, lines, source, stop - begin, ahead)
-                    source, h = source + pitch, h + step_h
-                at, column = at + count, column + count
-                if column == columns:
-                    column, tiles = 0, tiles + 1
+        left = parts * (place if folds == 1 else 0) + p.write_base_w
+        begin, stop = max(0, left), min(p.result_w, left + pitch)
+        for r in range(tile_h):
+            h = step_h * (tile_h * row + r) + phase_h + p.write_base_h + fold
+            if 0 <= h < p.result_h and begin < stop:
+                turn_back(
+                    y, (image * total + channel) * size + h * p.result_w + begin, size, channels,
+                    lines, (1 + r * pitch + begin - left) * width, stop - begin, ahead,
+                )  # fmt: skip
+        now += many

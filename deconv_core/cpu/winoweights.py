@@ -15,11 +15,11 @@ from llvmlite import ir
 from numba import config, types
 from numba.extending import intrinsic
 
-from .config import MACHINE
+from .config import LINE, MACHINE
 from .emit import INDEX, Emitter
 from .jit import kernel
 from .rows import prefetch
-from .transpose import evenly, transpose
+from .transpose import turn
 
 _VECTOR_BYTES = MACHINE.vector_bytes
 _RUN = 128  # weights of a lane that are transposed together, about
@@ -27,6 +27,7 @@ _G = {  # by the number of taps
     2: ((1, 0), (0.5, 0.5), (0.5, -0.5), (0, 1)),
     3: ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)),
 }
+_SPARE = 4  # lines: `turn` writes up to three more than it has to
 _NEEDED = 2, 10  # products that no missing tap makes vanish: of flat tiles, of others
 
 
@@ -116,19 +117,15 @@ def _factors_of(p, y, y_at, places, place_at, step, x, x_at, taps, tap_at):
 
 
 @kernel(_nrt=True)  # it allocates
-def _places(p, pairs, tap_kernel, phase_at, channels, lanes):
+def _places(p, pairs, codes, starts, size, pitch):
     """Return where the weights of each product of each pair go: place, step of channels.
 
-    A tap is one product of one pair: ``tap_kernel = 16 * pair + product``. Those that a pair does
-    not need go where its last one is written over them. Of pairs without taps all are nowhere: -1.
+    Those of a tap have `size` elements, those of a channel `pitch`. Products that a pair does not
+    need go where its last one is written over them. Of pairs without taps all are nowhere: -1.
     """
     places = np.full(2 * 16 * pairs, -1)
-    for phase in range(phase_at.size - 1):
-        begin, end = phase_at[phase], phase_at[phase + 1]
-        for tap in range(begin, end):
-            k = 2 * tap_kernel[tap]
-            places[k] = (channels * begin + tap - begin) * lanes + phase * p.weight_gap
-            places[k + 1] = (end - begin) * lanes
+    for tap in range(starts[-1]):
+        places[2 * codes[tap]], places[2 * codes[tap] + 1] = tap * size, pitch
     last = 2 * (_NEEDED[0] if p.points_h == 1 else _NEEDED[1])
     for pair in range(0, 32 * pairs, 32):
         for k in range(pair, pair + 8 * p.points_h, 2):
@@ -139,41 +136,46 @@ def _places(p, pairs, tap_kernel, phase_at, channels, lanes):
 
 @kernel(_nrt=True)  # it allocates
 def pack_tile_weights(
-    w, packed, p, tap_kernel, phase_at, corners, group, first, lanes, at, channel, channels
-):
-    """Transform weights of one unit, ``G g G^T``, into (write phase, channel, tap, lane).
+    w, packed, at, p, codes, starts, corners, group, first, lanes, vectors, channel, channels
+):  # fmt: skip
+    """Transform weights of one unit, ``G g G^T``, into (product, tap, channel, lane).
 
-    They are those of `channels` source channels, from `channel` on.
+    They are those of `channels` source channels, from `channel` on, and of `lanes` result channels,
+    from `first` on: whole `vectors` of them.
 
-    A pair's `corners` are the positions of its 3x3 taps in the kernel, -1 where it has none.
-    Whole vectors are written, channel by channel: what reaches beyond the lanes is written over, or
-    lies in the gap behind a phase.
+    A tap is one product of one pair: ``codes[tap] = 16 * pair + product``. A pair's `corners` are
+    the positions of its 3x3 taps in the kernel, -1 where it has none.
     """
     kernel, width = p.kernel, _VECTOR_BYTES // w.itemsize
-    vectors = (lanes + width - 1) // width
     together = max(1, min(channels, _RUN // kernel))
-    places = _places(p, corners.size // 9, tap_kernel, phase_at, channels, lanes)
-    size = (together * kernel + 1) * width  # of a vector of lanes: the last line is one of zeros
-    lines, by_tap = np.zeros(vectors * size, w.dtype), evenly(together * kernel, width)
-    taps = np.empty(together * corners.size, np.int64)
+    pitch = vectors * width
+    places = _places(
+        p, corners.size // 9, codes, starts, channels * pitch + LINE // w.itemsize, pitch
+    )
+    none = together * kernel + _SPARE - 1  # the line of zeros, behind what is written in vain
+    size = (none + 1) * width  # of a vector of lanes
+    lines, taps = np.zeros(vectors * size, w.dtype), np.empty(together * corners.size, np.int64)
     for i in range(taps.size):
         c, corner = i // corners.size, corners[i % corners.size]
-        taps[i] = (c * kernel + corner if corner >= 0 else together * kernel) * width
+        taps[i] = (c * kernel + corner if corner >= 0 else none) * width
     base = group * p.result_channels * p.source_channels * kernel + channel * p.w_channel
     for c in range(0, channels, together):
         count = min(together, channels - c)
-        for v in range(vectors):
+        for v in range((lanes + width - 1) // width):
             here = min(width, lanes - v * width)
             source = base + c * p.w_channel + (first + v * width) * p.w_lane
             if p.w_channel == kernel:
-                transpose(lines, v * size, by_tap, 0, w, source, p.w_lane, here, count * kernel, 1)
-            else:
-                for i in range(count):
-                    prefetch(w, source + (i + 3) * p.w_channel, here * kernel)
-                    transpose(
-                        lines, v * size + i * kernel * width, by_tap, 0, w,
-                        source + i * p.w_channel, p.w_lane, here, kernel, 1,
-                    )  # fmt: skip
+                turn(
+                    lines, v * size, 0, 0, w, source, p.w_lane, here, count * kernel,
+                    together * kernel,
+                )  # fmt: skip
+                continue
+            for i in range(count):
+                prefetch(w, source + (i + 3) * p.w_channel, here * kernel)
+                turn(
+                    lines, v * size + i * kernel * width, 0, 0, w, source + i * p.w_channel,
+                    p.w_lane, here, kernel, 0,
+                )  # fmt: skip
         for i in range(count):
             for pair in range(corners.size // 9):
                 for v in range(vectors if places[32 * pair] >= 0 else 0):
