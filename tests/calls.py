@@ -181,7 +181,7 @@ def choose_again() -> None:
 
 def share_from(macs: int) -> None:
     """Let passes of fewer multiply-adds than `macs` be one task on the calling thread."""
-    plan.SHARED_MACS = tilepassplan.SHARED_MACS = macs
+    plan.SHARED_MACS = macs
     choose_again()
 
 

@@ -141,6 +141,9 @@ def test_larger_weight_gradients_along_rows(
         ((1, 512, 8, 8), (1024, 512, 4, 4), {"stride": 2, "padding": 1}, [True, True, True]),
         ((1, 256, 32, 32), (1024, 256, 4, 4), {"stride": 2, "padding": 1}, [False, False, True]),
         ((1, 512, 14, 14), (512, 512, 3, 3), {"padding": 1}, [False, False, True]),  # by tiles
+        ((64, 256, 8, 8), (512, 256, 4, 4), {"stride": 2, "padding": 1}, [False, False, False]),
+        ((64, 64, 16, 16), (128, 64, 4, 4), {"stride": 2, "padding": 1}, [False, False, False]),
+        ((1, 512, 4, 4), (1024, 512, 4, 4), {"stride": 2, "padding": 1}, [False, False, False]),
         ((16, 64, 32, 32), (128, 64, 3, 3), {"padding": 1}, [False, False, False]),
         ((1, 21, 544, 544), (21, 21, 64, 64), {"stride": 32}, [False, False, False]),
         ((1, 8, 8, 8), (8, 8, 3, 3), {"padding": 1}, [False, False, False]),

@@ -141,7 +141,7 @@ def made_by_spread(plan: Plan) -> int:
     )
 
 
-def _units(groups: int, count: int, block: int) -> np.ndarray:
+def cut_units(groups: int, count: int, block: int) -> np.ndarray:
     """Cut `count` channels (or columns) of each group into blocks: group, first, how many."""
     cut = [(first, min(block, count - first)) for first in range(0, count, block)]
     return np.array([(group, *part) for group in range(groups) for part in cut], np.int64)
@@ -187,7 +187,7 @@ def gemm_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> GemmPlan 
         return None
     taps = tap_tables(rows, columns, layout)
 
-    units = _units(geometry.groups, result, block)
+    units = cut_units(geometry.groups, result, block)
     chunk = max(1, min(source, CHUNK_ROWS // int(np.diff(taps[2]).max())))
     chunks = ceil_div(source, chunk)
     region = chunk * kernel * LANES + phases_written * width
@@ -243,7 +243,7 @@ def gemm_grad_plan(geometry: ConvGeometry, itemsize: int) -> GemmPlan | None:
     layout = _layout(rows, columns, itemsize)
     parts, part_at = _parts(rows, columns, geometry.batch, layout["pitch"], width, positions)
     line = line_stride(positions + width, itemsize)
-    units = _units(geometry.groups, streams, block)
+    units = cut_units(geometry.groups, streams, block)
     numbers = {
         "groups": geometry.groups, "source_channels": source, "result_channels": result,
         "kernel": kernel,

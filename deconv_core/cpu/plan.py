@@ -132,6 +132,12 @@ def _least_blocks(geometry: ConvGeometry, units: int) -> int:
     return blocks
 
 
+def most_workers(geometry: ConvGeometry, tasks: int) -> int:
+    """Return how many threads are worth waking for so many tasks; one for a small pass."""
+    least = MIN_BLOCKS if geometry.macs >= SHARED_MACS else 1
+    return max(1, min(tasks, max(least, geometry.macs // WORKER_MACS)))
+
+
 def _flat(work: Pass) -> tuple[Sweep, Sweep] | None:
     """Return the sweeps of a pass that needs no packing: 1x1, no strides, big enough pictures."""
     flat = plain_sweeps(work.rows, work.columns)
@@ -249,11 +255,9 @@ def _finish(
     )  # fmt: skip
     tables, views = _joined(found, numbers)
     tasks = work_parts * len(units)
-    least = MIN_BLOCKS if geometry.macs >= SHARED_MACS else 1
-    workers = max(1, min(tasks, max(least, geometry.macs // WORKER_MACS)))
     return Plan(
         shape, record(numbers), tables, **views, weight_size=size, scratch_size=scratch,
-        workers=workers, itemsize=work.itemsize,
+        workers=most_workers(geometry, tasks), itemsize=work.itemsize,
     )  # fmt: skip
 
 

@@ -198,14 +198,8 @@ def _cross(
         def multiply(channel: Any) -> None:
             """Multiply a channel of all positions by its weights."""
             scalars, vectors = emit.step(builder.load(source), channel), builder.load(weight)
-            emit.prefetch(
-                emit.step(
-                    builder.load(source),
-                    builder.add(
-                        emit.times(channel, LINE // emit.size), ir.Constant(INDEX, high * ROW)
-                    ),
-                )
-            )
+            after = emit.step(builder.load(source), high * ROW)  # the next positions
+            emit.prefetch(emit.step(after, emit.times(channel, LINE // emit.size)))
             loaded = []
             for v in range(wide):
                 emit.prefetch(emit.step(vectors, (v + wide * AHEAD_CROSS) * emit.width))

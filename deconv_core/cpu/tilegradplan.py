@@ -81,10 +81,7 @@ def tile_grad_plan(geometry: ConvGeometry, itemsize: int) -> TileGradPlan | None
     result = geometry.out_channels // geometry.groups
     block, units = VECTORS * width, ceil_div(result, LANES)
     parts, total = ceil_div(source, block), tiling.count(geometry.batch)
-    read, count = (
-        len(rows.read_phases) * len(columns.read_phases),
-        len(rows.taps) * len(columns.taps),
-    )
+    read, count = tiling.planes, tiling.products
 
     made = units * LANES * parts * block * count
     cost: float = made * (total + GRAD_WEIGHT) * geometry.groups

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..geometry import ConvGeometry, ceil_div
-from ..sweep import adjoint_sweep, forward_sweep
+from ..sweep import Sweep, adjoint_sweep, forward_sweep
 from .blocking import line_stride
 from .config import (
     BLOCK_TILES,
     LINE,
     MACHINE,
-    MIN_BLOCKS,
     MOST_STEP,
     MOST_TILES,
     NEAR_CHANNELS,
@@ -25,14 +24,13 @@ from .config import (
     NEAR_WEIGHT,
     NEAR_WEIGHTS_BYTES,
     ROW,
-    SHARED_MACS,
     TILE_TASKS,
     TILED_SHARE,
     TILED_SUM,
     TILED_WEIGHT,
-    WORKER_MACS,
 )
-from .plan import record, sweep_numbers
+from .gemmplan import cut_units
+from .plan import most_workers, record, sweep_numbers, tap_tables
 from .tiling import Tiling, fit_tiles, products, result_cost, source_cost
 
 LANES, VECTORS = MACHINE.spread[0]  # of the register tile: positions, vectors of result channels
@@ -72,8 +70,12 @@ class TilePlan:
 
 @dataclass(frozen=True)
 class _Work:
-    """A pass by tiles before it is cut: of `batch` pictures, of one group's channels."""
+    """A pass by tiles, and the sweeps that these stand for, before it is cut.
 
+    It is of `batch` pictures, of one group's channels.
+    """
+
+    sweeps: tuple[Sweep, Sweep]
     tiling: Tiling
     batch: int
     groups: int
@@ -96,11 +98,6 @@ class _Work:
     def units(self) -> int:
         """Units of a group."""
         return ceil_div(self.result, VECTORS * self.width)
-
-    @property
-    def planes(self) -> int:
-        """Transformed elements that a tile of the source has."""
-        return len(self.tiling.rows.read_phases) * len(self.tiling.columns.read_phases)
 
     @property
     def sums(self) -> int:
@@ -158,7 +155,7 @@ def _choose(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> _Work | Non
     channels = geometry.in_channels // geometry.groups, geometry.out_channels // geometry.groups
     source, result = channels[::-1] if adjoint else channels
     ways = [
-        _Work(tiling, geometry.batch, geometry.groups, source, result, itemsize, near)
+        _Work(sweeps, tiling, geometry.batch, geometry.groups, source, result, itemsize, near)
         for near in (False, True)
     ]
     if not ways[0].count or tiling.step(1) > MOST_STEP:
@@ -178,22 +175,11 @@ def tile_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> TilePlan 
     plane = line_stride(padded * ROW, itemsize)  # of `ROW` channels of one product
     phase_plane = line_stride(ceil_div(work.source, ROW) * plane, itemsize)
     panel = line_stride(padded * block, itemsize)
-    taps: list[list[tuple[int, int]]] = [
-        [] for _ in range(rows.write_stride * columns.write_stride)
-    ]
-    for i, (write_h, read_h, _) in enumerate(rows.taps):
-        for j, (write_w, read_w, _) in enumerate(columns.taps):
-            read = (read_h * len(columns.read_phases) + read_w) * phase_plane
-            taps[write_h * columns.write_stride + write_w].append((read, i * len(columns.taps) + j))
-    sweep = adjoint_sweep if adjoint else forward_sweep
-    codes, corners = products((sweep(geometry.rows), sweep(geometry.cols)), (rows, columns))
-    flat = [tap for found in taps for tap in found]
+    layout = {"phase_plane": phase_plane, "pitch": 0}
+    runs, taps, starts = tap_tables(rows, columns, layout)
+    codes, corners = products(work.sweeps, (rows, columns))
     chunk, blocks = _chunk(work), ceil_div(work.count, run)
-    units = [
-        (group, first, min(block, work.result - first))
-        for group in range(work.groups)
-        for first in range(0, work.result, block)
-    ]
+    units = cut_units(work.groups, work.result, block)
     unit_size = tiling.products * (chunk * block + LINE // itemsize)
     inner = geometry.weight_shape[1] * geometry.rows.kernel * geometry.cols.kernel
     kernel = geometry.rows.kernel * geometry.cols.kernel
@@ -204,21 +190,17 @@ def tile_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> TilePlan 
         "positions": run, "blocks": blocks, "chunk": chunk, "near": int(work.near),
         "plane": plane, "phase_plane": phase_plane, "panel_plane": panel,
         "phase_rows": rows.write_stride if work.near else tiling.points,
-        "packed_size": work.planes * phase_plane, "panel_size": work.sums * panel,
+        "packed_size": tiling.planes * phase_plane, "panel_size": work.sums * panel,
         "near_size": unit_size if work.near else 0, "tile_size": unit_size,
         "lines_size": tiling.lines(run, width) + width,
     }  # fmt: skip
     names = ("packed", "panel", "near", "lines")
-    tasks = blocks * len(units)
-    least = MIN_BLOCKS if geometry.macs >= SHARED_MACS else 1
     return TilePlan(
         geometry.input_shape if adjoint else geometry.output_shape,
         record(numbers | sweep_numbers(geometry.batch, rows, columns)),
-        np.array([read for read, _ in flat], np.int64),
-        np.cumsum([0] + [len(found) for found in taps]).astype(np.int64),
-        codes[[tap for _, tap in flat]], corners, np.array(units, np.int64),
+        runs, starts, codes[taps], corners, units,
         np.minimum(np.arange(blocks + 1) * run, work.count).astype(np.int64),
         0 if work.near else unit_size * len(units),
         sum(numbers[f"{name}_size"] for name in names),
-        max(1, min(tasks, max(least, geometry.macs // WORKER_MACS))),
+        most_workers(geometry, blocks * len(units)),
     )  # fmt: skip

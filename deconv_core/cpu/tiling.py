@@ -25,6 +25,11 @@ class Tiling(NamedTuple):
         return len(self.rows.taps) * len(self.columns.taps)
 
     @property
+    def planes(self) -> int:
+        """Transformed elements that a tile of the source has."""
+        return len(self.rows.read_phases) * len(self.columns.read_phases)
+
+    @property
     def points(self) -> int:
         """Rows of products of a tile."""
         return 4 if self.high > 1 else 1
@@ -77,9 +82,8 @@ def fit_tiles(rows: Sweep, columns: Sweep) -> Tiling | None:
 def source_cost(tiling: Tiling, batch: int, channels: int) -> int:
     """Return the products that it is worth to transform so many channels of the source."""
     rows, columns = tiling.rows, tiling.columns
-    planes = len(rows.read_phases) * len(columns.read_phases)
     pixels = batch * rows.source * columns.source
-    return channels * (tiling.count(batch) * planes * TILED_SOURCE + pixels * TILED_PIXEL)
+    return channels * (tiling.count(batch) * tiling.planes * TILED_SOURCE + pixels * TILED_PIXEL)
 
 
 def result_cost(tiling: Tiling, batch: int, channels: int, each: int) -> int:

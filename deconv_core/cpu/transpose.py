@@ -72,6 +72,17 @@ def _square(emit: Emitter, rows: list[Any]) -> list[Any]:
     return [column for lines in zip(*found, strict=True) for column in _rounds(emit, list(lines))]
 
 
+def _rows(emit: Emitter, start: Any, pitch: Any, lanes: Any) -> list[Any]:
+    """Return where each lane's row begins, the last one's for those beyond `lanes`."""
+    last = emit.builder.sub(lanes, ir.Constant(INDEX, 1))
+    found = []
+    for i in range(emit.width):
+        lane = ir.Constant(INDEX, i)
+        lane = emit.builder.select(emit.builder.icmp_signed("<", lane, last), lane, last)
+        found.append(emit.step(start, emit.builder.mul(lane, pitch)))
+    return found
+
+
 def write_lanes(
     emit: Emitter, value: Any, target: Any, entry: Any, step: Any, lanes: Any, spill: Any
 ) -> None:
@@ -110,13 +121,7 @@ def transpose(
         emit = Emitter(context, builder, x.dtype)
         source, target = emit.pointer(x, x_, x_at_), emit.pointer(y, y_, y_at_)
         table, zero = emit.pointer(places, places_, 0), ir.Constant(INDEX, 0)
-        last = builder.sub(lanes_, ir.Constant(INDEX, 1))
-        few = 16 // emit.size
-        lines = []
-        for i in range(emit.width):
-            lane = ir.Constant(INDEX, i)
-            lane = builder.select(builder.icmp_signed("<", lane, last), lane, last)
-            lines.append(emit.step(source, builder.mul(lane, x_pitch_)))
+        few, lines = 16 // emit.size, _rows(emit, source, x_pitch_, lanes_)
 
         def write(column: Any, k: Any) -> None:
             entry = emit.step(table, emit.times(k, 3))
@@ -206,12 +211,8 @@ def turn(
         source, begin = emit.pointer(x, x_, x_at_), emit.pointer(y, y_, y_at_)
         target = emit.step(begin, emit.times(before_, emit.width))
         end = emit.step(target, emit.times(count_, emit.width))
-        zero, last = ir.Constant(INDEX, 0), builder.sub(lanes_, ir.Constant(INDEX, 1))
-        width, few, rows = ir.Constant(INDEX, emit.width), 16 // emit.size, []
-        for i in range(emit.width):
-            lane = ir.Constant(INDEX, i)
-            lane = builder.select(builder.icmp_signed("<", lane, last), lane, last)
-            rows.append(emit.step(source, builder.mul(lane, x_pitch_)))
+        zero, width, few = ir.Constant(INDEX, 0), ir.Constant(INDEX, emit.width), 16 // emit.size
+        rows = _rows(emit, source, x_pitch_, lanes_)
 
         def write(columns: list[Any], at: Any) -> None:
             line = emit.step(target, emit.times(at, emit.width))
