@@ -266,6 +266,7 @@ def test_error_of_phases_is_at_most_twice_pytorchs(kernel: int, padding: int, ti
     [
         ((64, 32, 16, 16), (32, 32, 3, 3), {"stride": 2}),  # fills its tiles badly
         ((64, 32, 16, 16), (32, 32, 3, 3), {"stride": 3}),
+        ((64, 32, 16, 16), (32, 32, 3, 3), {"dilation": 5}),  # each of its folds, too
         ((64, 32, 16, 16), (32, 32, 5, 5), {}),
         ((64, 3, 16, 16), (32, 3, 3, 3), {}),  # too few channels to pay for the transforms
         ((2000, 32, 4, 3), (32, 32, 3, 3), {}),  # two pixels would be a whole tile
