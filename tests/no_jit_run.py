@@ -121,7 +121,7 @@ def loads(rng: np.random.Generator) -> None:
 
     def spread_tile(*given: Any) -> None:
         nonlocal made
-        (lanes, rows, count), channels, taps = given[:3], given[9], given[12] - given[11]
+        (lanes, rows, count), channels, taps = given[:3], given[10], given[13] - given[12]
         width = MACHINE.vector_bytes // 8
         step = (1 if lanes == MACHINE.spread[0][0] else dict(MACHINE.spread)[lanes]) * width
         made += lanes * rows * -(-count // step) * step * channels * taps

@@ -25,7 +25,7 @@ def tile_alone(w, x, taps, bias, y):
     """Run the largest tile over and over, on operands in the nearest cache."""
     for _ in range(REPEATS):
         tile.spread(
-            LANES, 1, POSITIONS, w, 0, x, 0, 0, POSITIONS, CHANNELS, taps, 0, TAPS, bias, 0,
+            LANES, 1, POSITIONS, w, 0, 0, x, 0, 0, POSITIONS, CHANNELS, taps, 0, TAPS, bias, 0,
             y, 0, 0, POSITIONS, 1, 0,
         )  # fmt: skip
 

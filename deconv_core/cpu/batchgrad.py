@@ -75,7 +75,7 @@ def _add(packed, lanes, p, runs, taps, none, images, sums, at):
         pixels = runs[run, 3] if images == p.images else 1
         for pixel in range(0, runs[run, 3], pixels):
             spread(
-                LANES, 1, block, lanes, runs[run, 1] + pixel * p.images * LANES,
+                LANES, 1, block, lanes, runs[run, 1] + pixel * p.images * LANES, 0,
                 packed, runs[run, 2] + pixel * p.images * block, 0, block, pixels * images,
                 taps, 0, 1, none, 0, sums, at + runs[run, 0] * LANES * block, 0, block, 0,
                 AHEAD_PLANES * block,

@@ -79,7 +79,7 @@ def _multiply(
             at = p.weight_size
         for run in range(classes[c, 3], classes[c, 4]):
             spread(
-                lanes, 1, runs[run, 2], weights, at,
+                lanes, 1, runs[run, 2], weights, at, 0,
                 packed, block_at + channel * p.plane + runs[run, 0], 0, p.plane, channels,
                 taps, begin, end, bias, bias_at,
                 panel, runs[run, 1], 0, p.panel_pitch, 1 if channel == 0 else 0,

@@ -54,16 +54,15 @@ def _multiply(
         for phase in range(phase_at.size - 1):
             before, taps = p.chunk * phase_at[phase], phase_at[phase + 1] - phase_at[phase]
             at = chunk * tiles * p.region + before * LANES + phase * width
-            for tile in range(tiles):
-                if ahead and phase == 0:
-                    for lane in range(lanes * tile // tiles, lanes * (tile + 1) // tiles):
-                        prefetch(w, after + lane * p.w_lane, p.chunk * p.kernel)
-                spread(
-                    LANES, 1, block, columns, at + tile * p.region,
-                    weights, before * block, 0, taps * block, channels, weight_at, 0, taps, none, 0,
-                    panel, (phase * tiles + tile) * LANES * block, 0, block,
-                    1 if chunk == 0 else 0, AHEAD_PLANES * taps * block,
-                )  # fmt: skip
+            if ahead and phase == 0:
+                for lane in range(lanes):
+                    prefetch(w, after + lane * p.w_lane, p.chunk * p.kernel)
+            spread(
+                LANES, tiles, block, columns, at, p.region,
+                weights, before * block, 0, taps * block, channels, weight_at, 0, taps, none, 0,
+                panel, phase * tiles * LANES * block, LANES * block, block,
+                1 if chunk == 0 else 0, AHEAD_PLANES * taps * block,
+            )  # fmt: skip
 
 
 @kernel

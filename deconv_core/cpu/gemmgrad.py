@@ -78,15 +78,13 @@ def _worker(
             group, first, first + count,
         )  # fmt: skip
         for start in range(0, p.positions, p.chunk):
-            for tile in range(p.tiles):
-                spread(
-                    LANES, 1, block,
-                    lanes, ((group * p.tiles + tile) * p.positions + start) * LANES,
-                    columns, start * block, 0, block, min(p.chunk, p.positions - start),
-                    taps, 0, 1, none, 0,
-                    panel, tile * LANES * block, 0, block, 1 if start == 0 else 0,
-                    AHEAD_PLANES * block,
-                )  # fmt: skip
+            spread(
+                LANES, p.tiles, block,
+                lanes, (group * p.tiles * p.positions + start) * LANES, p.positions * LANES,
+                columns, start * block, 0, block, min(p.chunk, p.positions - start),
+                taps, 0, 1, none, 0,
+                panel, 0, LANES * block, block, 1 if start == 0 else 0, AHEAD_PLANES * block,
+            )  # fmt: skip
         _write(panel, dw, p, group, first, count)
 
 

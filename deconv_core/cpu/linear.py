@@ -144,12 +144,12 @@ def _combine_strip(
             lane, lanes, step = units[u, 0], units[u, 1], units[u, 2] * width
             whole, weight_at = count // step * step, lane * channels + row * lanes
             spread(
-                lanes, 1, begin, weights, weight_at, m, row * columns + first, 0, columns, rows,
+                lanes, 1, begin, weights, weight_at, 0, m, row * columns + first, 0, columns, rows,
                 taps, 0, 1, none, 0, y, lane * columns + first, 0, columns, fresh,
                 AHEAD_PLANES * columns,
             )  # fmt: skip
             spread(
-                lanes, 1, whole - begin, weights, weight_at, packed, 0, 0, pitch, rows,
+                lanes, 1, whole - begin, weights, weight_at, 0, packed, 0, 0, pitch, rows,
                 taps, 0, 1, none, 0, y, lane * columns + first + begin, 0, columns, fresh,
                 AHEAD_PLANES * pitch,
             )  # fmt: skip
@@ -158,7 +158,7 @@ def _combine_strip(
                     at = (lane + l) * columns + first + whole
                     copy(rest, l * step, y, at, count - whole, y.dtype.type(0))
                 spread(
-                    lanes, 1, count - whole, weights, weight_at, packed, whole - begin, 0, pitch,
+                    lanes, 1, count - whole, weights, weight_at, 0, packed, whole - begin, 0, pitch,
                     rows, taps, 0, 1, none, 0, rest, 0, 0, step, fresh, AHEAD_PLANES * pitch,
                 )  # fmt: skip
                 for l in range(lanes):

@@ -34,20 +34,20 @@ from .launch import linked
 
 @intrinsic(prefer_literal=True)
 def _spread(
-    typing: Any, lanes: Any, vectors: Any, rows: Any, count: Any, w: Any, w_at: Any,
+    typing: Any, lanes: Any, vectors: Any, rows: Any, count: Any, w: Any, w_at: Any, w_row: Any,
     x: Any, x_at: Any, x_row: Any, plane: Any, channels: Any, taps: Any, tap_at: Any, tap_end: Any,
     bias: Any, bias_at: Any, y: Any, y_at: Any, y_row: Any, y_pitch: Any, fresh: Any, ahead: Any,
 ) -> tuple[Any, Callable[..., Any]]:  # fmt: skip
     """Emit `spread` for literal `lanes` and `vectors`."""
     signature = types.void(
-        lanes, vectors, rows, count, w, w_at, x, x_at, x_row, plane, channels, taps, tap_at,
-        tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead,
+        lanes, vectors, rows, count, w, w_at, w_row, x, x_at, x_row, plane, channels, taps,
+        tap_at, tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead,
     )  # fmt: skip
     high, wide = lanes.literal_value, vectors.literal_value
 
     def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
-        (_, _, rows_, count_, w_, w_at_, x_, x_at_, x_row_, plane_, channels_, taps_, tap_at_,
-         tap_end_, bias_, bias_at_, y_, y_at_, y_row_, y_pitch_, fresh_,
+        (_, _, rows_, count_, w_, w_at_, w_row_, x_, x_at_, x_row_, plane_, channels_, taps_,
+         tap_at_, tap_end_, bias_, bias_at_, y_, y_at_, y_row_, y_pitch_, fresh_,
          ahead_) = values  # fmt: skip
         emit = Emitter(context, builder, x.dtype)
         zero, one, width = (ir.Constant(INDEX, n) for n in (0, 1, emit.width))
@@ -92,9 +92,9 @@ def _spread(
                                 before = start if number == 0 else emit.load(place)
                                 emit.store(emit.add(before, builder.load(total[i][v])), place)
 
-        def tile(begin: Any, target: Any, columns: int) -> None:
-            """Compute the positions that begin at address `begin`."""
-            builder.store(weights, weight)
+        def tile(factors: Any, begin: Any, target: Any, columns: int) -> None:
+            """Compute the positions that begin at address `begin`, by the weights at `factors`."""
+            builder.store(factors, weight)
             builder.store(begin, source)
             with cgutils.for_range_slice(builder, zero, channels_, chunk, inc=True) as (first, _):
                 for row in total:
@@ -111,15 +111,16 @@ def _spread(
             cgutils.for_range(builder, rows_) as row,
             cgutils.for_range_slice(builder, zero, count_, step, inc=True) as (at, _),
         ):
+            factors = emit.step(weights, builder.mul(row.index, w_row_))
             begin = emit.step(emit.step(sources, builder.mul(row.index, x_row_)), at)
             target = emit.step(emit.step(results, builder.mul(row.index, y_row_)), at)
             few = builder.icmp_signed("<=", builder.sub(count_, at), width)
             few = builder.and_(few, ir.Constant(few.type, (high, wide) == MACHINE.spread[0]))
             with builder.if_else(few) as (single, whole):
                 with single:
-                    tile(begin, target, 1)
+                    tile(factors, begin, target, 1)
                 with whole:
-                    tile(begin, target, wide)
+                    tile(factors, begin, target, wide)
         return context.get_dummy_value()
 
     return signature, generate
@@ -258,7 +259,7 @@ def _cross(
 
 
 def _spread_python(
-    lanes: int, vectors: int, rows: int, count: int, w: np.ndarray, w_at: int,
+    lanes: int, vectors: int, rows: int, count: int, w: np.ndarray, w_at: int, w_row: int,
     x: np.ndarray, x_at: int, x_row: int, plane: int, channels: int,
     taps: np.ndarray, tap_at: int, tap_end: int, bias: np.ndarray, bias_at: int,
     y: np.ndarray, y_at: int, y_row: int, y_pitch: int, fresh: int, ahead: int,
@@ -268,16 +269,16 @@ def _spread_python(
     if (lanes, vectors) != MACHINE.spread[0]:
         step *= vectors
     positions, steps = -(-count // step) * step, channels * (tap_end - tap_at)
-    weights = w[w_at : w_at + steps * lanes].reshape(channels, -1, lanes)
     taken = max(1, tap_end - tap_at)
     chunk = max(1, (SUM_TERMS + taken // 2) // taken)
     for row in range(rows):
+        factors = w[w_at + row * w_row :][: steps * lanes].reshape(channels, -1, lanes)
         for first in range(0, channels, chunk):
             part = np.zeros((lanes, positions), x.dtype)
             for channel in range(first, min(channels, first + chunk)):
                 for tap in range(tap_end - tap_at):
                     start = x_at + row * x_row + channel * plane + taps[tap_at + tap]
-                    part += weights[channel, tap][:, None] * x[start : start + positions]
+                    part += factors[channel, tap][:, None] * x[start : start + positions]
             for i in range(lanes):
                 start = y_at + row * y_row + i * y_pitch
                 before = y[start : start + positions]
@@ -326,17 +327,18 @@ _DOT = MACHINE.dot + (MACHINE.dot[-1],) * (4 - len(MACHINE.dot))
 HALF = _W0 // 2  # streams of a tile of `dot` of the most lanes, where no more are left
 
 
-@linked("iiiaiaiiiiniiaiaiiiii")
+@linked("iiiaiiaiiiiniiaiaiiiii")
 @kernel
 def spread(
-    lanes, rows, count, w, w_at, x, x_at, x_row, plane, channels, taps, tap_at, tap_end,
+    lanes, rows, count, w, w_at, w_row, x, x_at, x_row, plane, channels, taps, tap_at, tap_end,
     bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead,
 ):  # fmt: skip
     """Sum products up, for `lanes` and some rows of positions, tile by tile.
 
-    ``y[i * y_pitch + r * y_row + p] = bias[i] + sum(w[c, t, i] * x[c * plane + taps[t] + r * x_row
-    + p])`` over channels c and taps t, for rows r < rows and positions p < count. If `fresh` is 0,
-    not 1, the sums are added to `y` instead. What lies `ahead` elements on in `x` is called for.
+    ``y[i * y_pitch + r * y_row + p] = bias[i] + sum(w[r * w_row + (c, t, i)] * x[c * plane +
+    taps[t] + r * x_row + p])`` over channels c and taps t, for rows r < rows and positions p <
+    count. If `fresh` is 0, not 1, the sums are added to `y` instead. What lies `ahead` elements on
+    in `x` is called for.
 
     Assumptions: `lanes` is in `MACHINE.spread`; `count` is rounded up to whole tiles, of the
     vectors that `lanes` stands with, or for the most lanes to whole vectors; `w` is packed
@@ -345,33 +347,33 @@ def spread(
     """
     if lanes == _S0:
         _spread(
-            _S0, _V0, rows, count, w, w_at, x, x_at, x_row, plane, channels, taps, tap_at,
-            tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead,
+            _S0, _V0, rows, count, w, w_at, w_row, x, x_at, x_row, plane, channels, taps,
+            tap_at, tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead,
         )  # fmt: skip
     elif lanes == _S1:
         _spread(
-            _S1, _V1, rows, count, w, w_at, x, x_at, x_row, plane, channels, taps, tap_at,
-            tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead,
+            _S1, _V1, rows, count, w, w_at, w_row, x, x_at, x_row, plane, channels, taps,
+            tap_at, tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead,
         )  # fmt: skip
     elif lanes == _S2:
         _spread(
-            _S2, _V2, rows, count, w, w_at, x, x_at, x_row, plane, channels, taps, tap_at,
-            tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead,
+            _S2, _V2, rows, count, w, w_at, w_row, x, x_at, x_row, plane, channels, taps,
+            tap_at, tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead,
         )  # fmt: skip
     elif lanes == _S3:
         _spread(
-            _S3, _V3, rows, count, w, w_at, x, x_at, x_row, plane, channels, taps, tap_at,
-            tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead,
+            _S3, _V3, rows, count, w, w_at, w_row, x, x_at, x_row, plane, channels, taps,
+            tap_at, tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead,
         )  # fmt: skip
     elif lanes == _S4:
         _spread(
-            _S4, _V4, rows, count, w, w_at, x, x_at, x_row, plane, channels, taps, tap_at,
-            tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead,
+            _S4, _V4, rows, count, w, w_at, w_row, x, x_at, x_row, plane, channels, taps,
+            tap_at, tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead,
         )  # fmt: skip
     else:
         _spread(
-            _S5, _V5, rows, count, w, w_at, x, x_at, x_row, plane, channels, taps, tap_at,
-            tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead,
+            _S5, _V5, rows, count, w, w_at, w_row, x, x_at, x_row, plane, channels, taps,
+            tap_at, tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead,
         )  # fmt: skip
 
 

@@ -22,7 +22,6 @@ from .config import AHEAD_PLANES, MACHINE
 from .jit import kernel
 from .launch import address, array, call
 from .plan import PLAN
-from .rows import prefetch
 from .tasks import add_chunks, share_parts
 from .tile import spread
 from .tilegradplan import LANES, VECTORS, TileGradPlan
@@ -65,14 +64,13 @@ def _multiply(lanes, columns, sums, p, reads, writes, none, taps, pair, begin, e
     """Add up `count` tiles, for the units [begin, end) and one block of source channels."""
     block = VECTORS * (_VECTOR_BYTES // sums.itemsize)
     for tap in range(reads.size):
-        for unit in range(begin, end):
-            at = ((pair * p.tiles + unit) * reads.size + tap) * LANES * block
-            prefetch(sums, at, LANES * block)
-            spread(
-                LANES, 1, block, lanes, writes[tap] * p.panel_plane + unit * p.panel_pitch,
-                columns, reads[tap] * p.phase_plane, 0, block, count, taps, 0, 1,
-                none, 0, sums, at, 0, block, fresh, AHEAD_PLANES * block,
-            )  # fmt: skip
+        at = ((pair * p.tiles + begin) * reads.size + tap) * LANES * block
+        spread(
+            LANES, end - begin, block,
+            lanes, writes[tap] * p.panel_plane + begin * p.panel_pitch, p.panel_pitch,
+            columns, reads[tap] * p.phase_plane, 0, block, count, taps, 0, 1,
+            none, 0, sums, at, reads.size * LANES * block, block, fresh, AHEAD_PLANES * block,
+        )  # fmt: skip
 
 
 @kernel(inline="always")

@@ -201,7 +201,7 @@ def turn(
 
     `lanes` are at most `width`, a vector of them; whole vectors of `y` are written, of which the
     rest repeats the last lane. There are as many vectors of zeros `before` them, and `after` them;
-    and a few more may be written. What lies `ahead` elements on in `x` is called for.
+    and fewer than `width` more may be written. What lies `ahead` elements on in `x` is called for.
     """
     signature = types.void(y, y_at, before, after, x, x_at, x_pitch, lanes, count, ahead)
 
@@ -211,7 +211,7 @@ def turn(
         source, begin = emit.pointer(x, x_, x_at_), emit.pointer(y, y_, y_at_)
         target = emit.step(begin, emit.times(before_, emit.width))
         end = emit.step(target, emit.times(count_, emit.width))
-        zero, width, few = ir.Constant(INDEX, 0), ir.Constant(INDEX, emit.width), 16 // emit.size
+        zero, width = ir.Constant(INDEX, 0), ir.Constant(INDEX, emit.width)
         rows = _rows(emit, source, x_pitch_, lanes_)
 
         def write(columns: list[Any], at: Any) -> None:
@@ -224,14 +224,9 @@ def turn(
             for row in rows:
                 emit.prefetch(emit.step(emit.step(row, at), ahead_))
             write(_square(emit, [emit.load(emit.step(row, at)) for row in rows]), at)
-        step = ir.Constant(INDEX, few)
-        with cgutils.for_range_slice(builder, whole, count_, step, inc=True) as (at, _):
-
-            def part(pointer: Any) -> Any:
-                vector = emit.load_before(pointer, at, count_)
-                return emit.shuffle(vector, vector, list(range(few)))
-
-            write(_columns(emit, rows, at, part), at)
+        with builder.if_then(builder.icmp_signed("<", whole, count_)):
+            loaded = [emit.load_before(emit.step(row, whole), whole, count_) for row in rows]
+            write(_square(emit, loaded), whole)
         for start, vectors in (begin, before_), (end, after_):
             with cgutils.for_range(builder, vectors) as k:
                 emit.store(emit.zero, emit.step(start, emit.times(k.index, emit.width)))

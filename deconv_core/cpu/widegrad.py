@@ -52,9 +52,9 @@ def _multiply(lanes, packed, panel, p, taps, places, none, group, image, begin, 
             to = (tap * p.tiles + tile) * p.panel_plane
             for first in range(0, p.streams, block):
                 spread(
-                    LANES, 1, min(block, p.streams - first), lanes, at, packed, taps[tap] + first,
-                    0, 0, 1, places, begin, end, none, 0, panel, to + first * LANES, 0, block,
-                    fresh, 0,
+                    LANES, 1, min(block, p.streams - first), lanes, at, 0,
+                    packed, taps[tap] + first, 0, 0, 1, places, begin, end, none, 0,
+                    panel, to + first * LANES, 0, block, fresh, 0,
                 )  # fmt: skip
 
 

@@ -27,7 +27,6 @@ _G = {  # by the number of taps
     2: ((1, 0), (0.5, 0.5), (0.5, -0.5), (0, 1)),
     3: ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)),
 }
-_SPARE = 4  # lines: `turn` writes up to three more than it has to
 _NEEDED = 2, 10  # products that no missing tap makes vanish: of flat tiles, of others
 
 
@@ -152,7 +151,7 @@ def pack_tile_weights(
     places = _places(
         p, corners.size // 9, codes, starts, channels * pitch + LINE // w.itemsize, pitch
     )
-    none = together * kernel + _SPARE - 1  # the line of zeros, behind what is written in vain
+    none = together * kernel + width - 1  # the line of zeros, behind what is written in vain
     size = (none + 1) * width  # of a vector of lanes
     lines, taps = np.zeros(vectors * size, w.dtype), np.empty(together * corners.size, np.int64)
     for i in range(taps.size):
