@@ -186,17 +186,25 @@ def share_from(macs: int) -> None:
 
 
 def tile(wherever_possible: bool) -> None:
-    """Let every pass that can run by Winograd's tiles, or only where that pays."""
+    """Let every pass that can run by Winograd's tiles do so, or those for which that pays.
+
+    Those that can all transform weights apart.
+    """
     shares = (1e9, 1e9) if wherever_possible else (config.TILED_SHARE, config.GRAD_SHARE)
     tilepassplan.TILED_SHARE, tilegradplan.GRAD_SHARE = shares
     tilepassplan.TILED_WEIGHT = config.TILED_WEIGHT
     tilepassplan.NEAR_CHANNELS = config.NEAR_CHANNELS
+    tilegradplan.GRAD_NEAR_BYTES = 0 if wherever_possible else config.GRAD_NEAR_BYTES
     choose_again()
 
 
 def transform_near(channels: int) -> None:
-    """Let passes by tiles transform weights as they use them, of so many channels, wherever."""
+    """Let passes by tiles transform weights where they use or make them, wherever that can be.
+
+    A pass does so with the weights of so many channels at a time.
+    """
     tilepassplan.TILED_WEIGHT, tilepassplan.NEAR_CHANNELS = 1 << 60, channels
+    tilegradplan.GRAD_NEAR_BYTES = config.GRAD_NEAR_BYTES
     choose_again()
 
 

@@ -108,6 +108,9 @@ TILED_SHARE = 0.99 if MACHINE.vector_bytes == 64 else 0.9
 GRAD_SHARE = 0.97  # the same of a weight gradient,
 GRAD_MOVES = 1.15  # whose transforms cost so many times as much: two operands share the cache,
 GRAD_WEIGHT = 60  # whose sums cost so many products,
+GRAD_NEAR_WEIGHT = 6  # or so many where they are turned into taps while they are in cache,
+GRAD_NEAR_TAPS = 320  # and the taps of a pair of channels so many:
+GRAD_NEAR_BYTES = 1 << 20  # where all tiles of a block of source channels take so many bytes,
 GRAD_TASKS = 128  # and are cut into more chunks until there are so many tasks
 GRAD_TILES_BYTES = 1 << 19, 5 << 17  # a weight gradient's: to count chunks with, and at most
 GRAD_BLOCK = 8  # tiles' products that it costs to add up those of a block, or of some of its tiles

@@ -18,7 +18,7 @@ from numba import prange, types
 
 from ..memory import empty
 from .arrays import flat
-from .config import AHEAD_PLANES, MACHINE
+from .config import AHEAD_PLANES, MACHINE, ROW
 from .jit import kernel
 from .launch import address, array, call
 from .plan import PLAN
@@ -60,24 +60,35 @@ def _pack_lanes(dy, lanes, p, start, group, unit, lines):
 
 
 @kernel
-def _multiply(lanes, columns, sums, p, reads, writes, none, taps, pair, begin, end, count, fresh):
-    """Add up `count` tiles, for the units [begin, end) and one block of source channels."""
+def _multiply(
+    lanes, columns, sums, at, p, reads, writes, none, taps, begin, end, count, terms, fresh
+):  # fmt: skip
+    """Add up `count` tiles, for the units [begin, end) and one block of source channels.
+
+    Their sums begin at ``sums[at]``; `terms` of them are added up in a row, or what `spread` does.
+    """
     block = VECTORS * (_VECTOR_BYTES // sums.itemsize)
     for tap in range(reads.size):
-        at = ((pair * p.tiles + begin) * reads.size + tap) * LANES * block
-        spread(
-            LANES, end - begin, block,
-            lanes, writes[tap] * p.panel_plane + begin * p.panel_pitch, p.panel_pitch,
-            columns, reads[tap] * p.phase_plane, 0, block, count, taps, 0, 1,
-            none, 0, sums, at, reads.size * LANES * block, block, fresh, AHEAD_PLANES * block,
-        )  # fmt: skip
+        for first in range(0, count, terms):
+            spread(
+                LANES, end - begin, block,
+                lanes, writes[tap] * p.panel_plane + begin * p.panel_pitch + first * LANES,
+                p.panel_pitch, columns, reads[tap] * p.phase_plane + first * block, 0, block,
+                min(terms, count - first), taps, 0, 1, none, 0,
+                sums, at + tap * LANES * block, p.tile_size, block, fresh if first == 0 else 0,
+                AHEAD_PLANES * block,
+            )  # fmt: skip
 
 
 @kernel(inline="always")
-def _chunk(chunk, begin, end, x, dy, partial, p, reads, writes, scratch):
+def _chunk(
+    chunk, begin, end, finish, x, dy, dw, partial, plan, reads, writes, places, corners, scratch
+):  # fmt: skip
     """Run the tasks [begin, end) of one chunk: (group and block of source channels, unit)."""
+    p = plan[0]
     columns, rest = scratch[: p.columns_size], scratch[p.columns_size :]
-    lanes, lines = rest[: p.lanes_size], rest[p.lanes_size :]
+    lanes, rest = rest[: p.lanes_size], rest[p.lanes_size :]
+    near, lines = rest[: p.near_size], rest[p.near_size :]
     block = VECTORS * (_VECTOR_BYTES // x.itemsize)
     none, taps = np.zeros(LANES, x.dtype), np.zeros(1, np.int64)
     total = p.batch * p.rows * p.columns
@@ -97,14 +108,27 @@ def _chunk(chunk, begin, end, x, dy, partial, p, reads, writes, scratch):
                 x, columns, p, start, group, part * block,
                 min(p.source_channels, (part + 1) * block), lines,
             )  # fmt: skip
-            _multiply(
-                lanes, columns, partial[chunk], p, reads, writes, none, taps, pair, low, high,
-                count, 1 if b == first else 0,
-            )  # fmt: skip
+            if p.near:
+                for unit in range(low, high):
+                    _multiply(
+                        lanes, columns, near, 0, p, reads, writes, none, taps, unit, unit + 1,
+                        count, ROW, 1,
+                    )  # fmt: skip
+                    call(
+                        finish, pair * p.tiles + unit, 0, near.reshape(1, -1), dw, plan, places,
+                        corners,
+                    )  # fmt: skip
+            else:
+                _multiply(
+                    lanes, columns, partial[chunk], (pair * p.tiles + low) * p.tile_size, p, reads,
+                    writes, none, taps, low, high, count, count, 1 if b == first else 0,
+                )  # fmt: skip
 
 
 @kernel(_nrt=True)  # it allocates
-def _worker(worker, workers, x, dy, partial, plan, reads, writes, ends, scratch):
+def _worker(
+    worker, workers, finish, x, dy, dw, partial, plan, reads, writes, places, corners, ends, scratch
+):  # fmt: skip
     """Run the worker's tasks, those of one chunk together, in its row of `scratch`."""
     p = plan[0]
     each = p.groups * p.column_blocks * p.tiles
@@ -112,18 +136,24 @@ def _worker(worker, workers, x, dy, partial, plan, reads, writes, ends, scratch)
     while task < end:
         chunk, begin = divmod(task, each)
         until = min(each, begin + end - task)
-        _chunk(chunk, begin, until, x, dy, partial, p, reads, writes, scratch[worker])
+        _chunk(
+            chunk, begin, until, finish, x, dy, dw, partial, plan, reads, writes, places, corners,
+            scratch[worker],
+        )  # fmt: skip
         task += until - begin
 
 
 @kernel(_nrt=True)  # it allocates
-def _finish(index, partial, dw, plan, places, corners):
-    """Add up the chunks' sums of one unit and block of source channels, and write its taps."""
+def _finish(index, at, partial, dw, plan, places, corners):
+    """Add up the chunks' sums of one unit and block of source channels, and write its taps.
+
+    They begin at ``partial[:, at]``.
+    """
     p = plan[0]
     width = _VECTOR_BYTES // dw.itemsize
-    block, products = VECTORS * width, partial.shape[1] // (p.groups * p.column_blocks * p.tiles)
-    add_chunks(partial, index * products, (index + 1) * products)
-    sums = partial[0, index * products :]
+    block = VECTORS * width
+    add_chunks(partial, at, at + p.tile_size)
+    sums = partial[0, at:]
     pair, unit = divmod(index, p.tiles)
     group, part = divmod(pair, p.column_blocks)
     lines, spill = np.empty((p.kernel + 1) * width, dw.dtype), 1 if p.kernel <= width else 0
@@ -146,10 +176,14 @@ def _finish(index, partial, dw, plan, places, corners):
 def _launch(run, finish, x, dy, dw, plan, reads, writes, places, corners, ends, partial, scratch):
     """Run all tasks, then finish all units, with the kernels at the addresses given."""
     p, workers = plan[0], scratch.shape[0]
+    size, units = p.tile_size, (1 - p.near) * p.groups * p.column_blocks * p.tiles
     for worker in prange(workers):
-        call(run, worker, workers, x, dy, partial, plan, reads, writes, ends, scratch)
-    for index in prange(p.groups * p.column_blocks * p.tiles):
-        call(finish, index, partial, dw, plan, places, corners)
+        call(
+            run, worker, workers, finish, x, dy, dw, partial, plan, reads, writes, places, corners,
+            ends, scratch,
+        )  # fmt: skip
+    for index in prange(units):
+        call(finish, index, index * size, partial, dw, plan, places, corners)
 
 
 @lru_cache(maxsize=2)
@@ -158,10 +192,8 @@ def _addresses(dtype: np.dtype) -> tuple[Any, Any]:
     data, table, integer = array(dtype), array(np.int64), types.int64
     rows = array(dtype, 2)
     return (
-        address(
-            _worker, integer, integer, data, data, rows, array(PLAN), table, table, table, rows
-        ),
-        address(_finish, integer, rows, data, array(PLAN), table, table),
+        address(_worker, *[integer] * 3, *[data] * 3, rows, array(PLAN), *[table] * 5, rows),
+        address(_finish, integer, integer, rows, data, array(PLAN), table, table),
     )
 
 

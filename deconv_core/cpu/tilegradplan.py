@@ -13,6 +13,9 @@ from .blocking import line_stride
 from .config import (
     GRAD_BLOCK,
     GRAD_MOVES,
+    GRAD_NEAR_BYTES,
+    GRAD_NEAR_TAPS,
+    GRAD_NEAR_WEIGHT,
     GRAD_SHARE,
     GRAD_TASKS,
     GRAD_TILES_BYTES,
@@ -83,17 +86,21 @@ def tile_grad_plan(geometry: ConvGeometry, itemsize: int) -> TileGradPlan | None
     parts, total = ceil_div(source, block), tiling.count(geometry.batch)
     read, count = tiling.planes, tiling.products
 
+    step = tiling.step(width)
+    most = TILE_LANES_BYTES // (planes * units * LANES * itemsize)
+    near = total <= min(most, GRAD_NEAR_BYTES // (read * block * itemsize))
     made = units * LANES * parts * block * count
-    cost: float = made * (total + GRAD_WEIGHT) * geometry.groups
-    both = parts * block * geometry.groups, units * LANES * geometry.groups
+    weight = GRAD_NEAR_WEIGHT + GRAD_NEAR_TAPS / count if near else GRAD_WEIGHT
+    cost = made * (total + weight)
+    both = parts * block, units * LANES
     moved = source_cost(tiling, geometry.batch, both[0])
     moved += result_cost(tiling, geometry.batch, both[1], TILED_SOURCE)
-    cost += GRAD_MOVES * moved
-    if cost > GRAD_SHARE * geometry.macs or made * geometry.groups * itemsize > PARTIAL_BYTES:
+    if (cost + GRAD_MOVES * moved) * geometry.groups > GRAD_SHARE * geometry.macs:
+        return None
+    if not near and made * geometry.groups * itemsize > PARTIAL_BYTES:
         return None
 
-    step = tiling.step(width)
-    most = min(TILE_LANES_BYTES // (planes * units * LANES * itemsize), total + step - 1)
+    most = min(most, total + step - 1)
     few, many = (min(most, room // (read * block * itemsize)) for room in GRAD_TILES_BYTES)
     if step > max(width, few):
         return None
@@ -101,7 +108,7 @@ def tile_grad_plan(geometry: ConvGeometry, itemsize: int) -> TileGradPlan | None
     size = each * count * LANES * block
     chunks = min(blocks, MAX_CHUNKS, ceil_div(GRAD_TASKS, each))
     chunks = max(1, min(chunks, PARTIAL_BYTES // (size * itemsize)))
-    run = _run(total, chunks, range(step, max(step, many) + 1, step))
+    run = total if near else _run(total, chunks, range(step, max(step, many) + 1, step))
     blocks = ceil_div(total, run)
     chunks = min(chunks, blocks)
     plane, pitch = line_stride(run * block, itemsize), line_stride(run * LANES + width, itemsize)
@@ -110,12 +117,14 @@ def tile_grad_plan(geometry: ConvGeometry, itemsize: int) -> TileGradPlan | None
         "groups": geometry.groups, "source_channels": source, "result_channels": result,
         "kernel": geometry.rows.kernel * geometry.cols.kernel,
         "positions": run, "blocks": blocks, "chunks": chunks,
-        "tiles": units, "column_blocks": parts, "weight_size": size,
+        "tiles": units, "column_blocks": parts, "tile_size": count * LANES * block,
+        "near": int(near), "near_size": count * LANES * block if near else 0,
+        "weight_size": 0 if near else size,
         "phase_plane": plane, "columns_size": read * plane,
         "panel_pitch": pitch, "panel_plane": panel, "lanes_size": planes * panel,
         "lines_size": tiling.lines(run, width),
     }  # fmt: skip
-    names = ("columns", "lanes", "lines")
+    names = ("columns", "lanes", "near", "lines")
     numbers["scratch_size"] = sum(numbers[f"{name}_size"] for name in names)
     codes, corners = products(sweeps, (rows, columns))
     places = np.full(16 * len(corners) // 9, -1, np.int64)
