@@ -141,19 +141,19 @@ def test_one_long_task_bounds_every_number_of_threads() -> None:
     assert [launch.busiest(threads) for threads in (1, 2, 5, 64)] == [18, 12, 9, 9]
 
 
-@pytest.mark.parametrize("collapse", [True, False])
-def test_ddnets_step_keeps_64_cores_busy(collapse: bool) -> None:
+@pytest.mark.parametrize(("batch", "collapse"), [(32, True), (32, False), (128, True)])
+def test_ddnets_step_keeps_64_cores_busy(batch: int, collapse: bool) -> None:
     scaling, cases, dc = load("scaling"), load("ddnet_case"), load("deconv_core")
     net = dc.DDNet()
     criterion, optimizer = dc.CrossEntropyLoss(), dc.SGD(net.parameters(), lr=0.0)
-    x, target = cases.images(128), cases.labels(128)
+    x, target = cases.images(batch), cases.labels(batch)
     launches = scaling.watch(
         lambda: dc.train_step(net, criterion, optimizer, x, target, collapse=collapse)
     )
     names = {scaling.name_of(launch) for launch in launches}
     assert any(name.startswith("deconv3: weight grad") for name in names)
     assert any(name.startswith("matrices: 10x") for name in names)
-    direct = 3 * cases.forward_flops(128) / 2
+    direct = 3 * cases.forward_flops(batch) / 2
     made = sum(times * launch.total for launch, times in launches.items())
     assert made < 1.1 * direct  # the picture's gradient is not made; the tail's may be a matrix
     for threads in (1, 2, 8, 64):

@@ -95,13 +95,13 @@ TILED_PIXEL = 12  # the same of a pixel of the source,
 TILED_SUM = 4  # of a sum of products,
 TILED_RESULT = 5  # of the result that it is made into,
 TILED_WEIGHT = 45  # and of the weight
-MOST_TILES = 72  # of a block,
-BLOCK_TILES = 6  # which costs as much as so many more,
-MOST_STEP = 160  # and whose rows of tiles have so many, where folds are woven
-TILE_TASKS = 8  # blocks are cut smaller until there are so many tasks
+# Tiles of a block: so many at most, or fewer, but so many at least, until there are so many tasks.
+TILE_BLOCKS = 36, 72, 32
+BLOCK_TILES = 6  # A block costs as much as so many more,
+MOST_STEP = 160  # and its rows of tiles have so many at most, where folds are woven.
 NEAR_WEIGHT = 24  # of a weight that is transformed for each block, by the thread that uses it
-NEAR_TILES = 132  # of such a block, at most,
-NEAR_CHANNELS = 96  # whose weights are transformed together,
+NEAR_BLOCKS = 1, 132, 8  # the same of such blocks as TILE_BLOCKS,
+NEAR_CHANNELS = 96  # channels whose weights are transformed together,
 NEAR_WEIGHTS_BYTES = 9 << 14  # and their bytes, at most: they stay in the second-level cache
 # Of the direct products, those of Winograd's tiles may be so many, costs included.
 TILED_SHARE = 0.99 if MACHINE.vector_bytes == 64 else 0.9

@@ -18,13 +18,12 @@ from .config import (
     LINE,
     MACHINE,
     MOST_STEP,
-    MOST_TILES,
+    NEAR_BLOCKS,
     NEAR_CHANNELS,
-    NEAR_TILES,
     NEAR_WEIGHT,
     NEAR_WEIGHTS_BYTES,
     ROW,
-    TILE_TASKS,
+    TILE_BLOCKS,
     TILED_SHARE,
     TILED_SUM,
     TILED_WEIGHT,
@@ -108,8 +107,9 @@ class _Work:
     def run(self) -> int:
         """Return how many tiles a block has: with which the register tiles compute the least."""
         step = self.tiling.step(1)
-        blocks = ceil_div(TILE_TASKS, self.units * self.groups)
-        most = min(NEAR_TILES if self.near else MOST_TILES, ceil_div(self.count, blocks) + step - 1)
+        least, most, tasks = NEAR_BLOCKS if self.near else TILE_BLOCKS
+        each = ceil_div(self.count, ceil_div(tasks, self.units * self.groups))
+        most = min(most, max(least, each) + step - 1)
 
         def made(length: int) -> int:
             lanes = ceil_div(length, LANES) * LANES
