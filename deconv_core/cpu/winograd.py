@@ -181,8 +181,9 @@ def _unfold(image, folds):
 def _part(p, at, end):
     """Return what tiles from `at` to `end` have in the first one's picture, and where it is.
 
-    They are the image, its fold, the first tile's row and column, the last one's row, and the end.
-    Of rows that are longer than a block, it is what they have in the first one's row.
+    They are the image, its fold, the first tile's row and column, how many rows follow that one,
+    the first column of all rows and how many there are, and the end. Of rows that are longer than a
+    block, it is what they have in the first one's row.
     """
     image, rest = divmod(at, p.rows * p.columns)
     row, column = divmod(rest, p.columns)
@@ -190,7 +191,10 @@ def _part(p, at, end):
     if p.positions <= p.columns:
         until = min(until, at - column + p.columns)
     image, fold = _unfold(image, p.folds_h)
-    return image, fold, row, column, (rest + until - at - 1) // p.columns, until
+    more = (rest + until - at - 1) // p.columns - row
+    if more == 0 and p.folds_w == 1:
+        return image, fold, row, column, more, column, until - at, until
+    return image, fold, row, column, more, 0, p.columns // p.folds_w, until
 
 
 @kernel
@@ -230,18 +234,14 @@ def pack_tiles(
     end = min(start + p.positions, p.batch * p.rows * p.columns)
     at = start
     while at < end:
-        image, fold, row, column, bottom, until = _part(p, at, end)
-        left, wide = (column, min(columns, until - at)) if row == bottom else (0, columns)
-        if p.folds_w > 1:
-            left, wide = 0, columns
+        image, fold, row, column, more, left, wide, until = _part(p, at, end)
         count = parts * (wide - 1) + 3 * each + max(planes, p.folds_w)
-        rows = tile_h * (bottom - row) + points
         picture = ((image * p.groups + group) * p.source_channels + channel) * size
         top, begin = step_h * tile_h * row + p.read_base_h + fold, parts * left
         for row_phase in range(p.phases_h // points):
             _turn_rows(
                 lines, x, picture, p.source_h, p.source_w, top + row_phase, step_h,
-                begin + p.read_base_w, rows, count, channels,
+                begin + p.read_base_w, tile_h * more + points, count, channels,
             )  # fmt: skip
             to_phase = to + row_phase * points * across
             now, place = at, column
@@ -277,14 +277,11 @@ def pack_grad_tiles(dy, packed, to, tile_pitch, plane, p, start, group, channel,
     end = min(start + p.positions, p.batch * p.rows * p.columns)
     at = start
     while at < end:
-        image, fold, row, column, bottom, until = _part(p, at, end)
-        left, wide = (column, min(columns, until - at)) if row == bottom else (0, columns)
-        if folds > 1:
-            left, wide = 0, columns
+        image, fold, row, column, more, left, wide, until = _part(p, at, end)
         picture = ((image * p.groups + group) * p.result_channels + channel) * size
         _turn_rows(
             lines, dy, picture, p.result_h, p.result_w, p.folds_h * tile_h * row + fold, p.folds_h,
-            parts * left, tile_h * (bottom - row + 1), parts * wide, channels,
+            parts * left, tile_h * (more + 1), parts * wide, channels,
         )  # fmt: skip
         now, place = at, column
         while now < until:
