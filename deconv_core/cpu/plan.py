@@ -15,6 +15,8 @@ from ..geometry import ConvGeometry, ceil_div
 from ..sweep import Sweep, adjoint_sweep, forward_sweep, plain_sweeps, trimmed
 from .blocking import Pass, block_runs, cost, line_stride, packed_layout, parts, plain_layout, tiles
 from .config import (
+    AHEAD_BYTES,
+    AHEAD_PLANES,
     LANES_BYTES,
     MACHINE,
     MAX_CHUNKS,
@@ -37,6 +39,7 @@ _FIELDS = (
     "panel_pitch packed_size panel_size unit_panel phase_rows "
     "weight_size scratch_size "  # all units' weights (or sums), one worker's workspace
     "kernel w_lane w_channel streams tile_size lanes_size unit_run "  # weights and their sums
+    "ahead "  # from what a tile reads of the packed source to what it calls for
     "plain straight "  # whether tiles write the result: all, or those of so many vectors
     "rowwise "  # whether a weight gradient reads the gradient's rows as they lie
     "joint "  # write phases that are lanes of one tile
@@ -261,6 +264,16 @@ def _finish(
     )  # fmt: skip
 
 
+def _ahead(plane: int, channels: int, itemsize: int) -> int:
+    """Return how many elements ahead tiles call for positions: none where that would be in vain.
+
+    Of few channels it would be beyond the packed source, where another thread may write; larger
+    planes would leave the nearest cache again before they are read.
+    """
+    near = channels > 2 * AHEAD_PLANES and plane * itemsize <= AHEAD_BYTES
+    return AHEAD_PLANES * plane if near else 0
+
+
 @lru_cache(maxsize=512)
 def spread_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Plan:
     """Plan a convolution's forward pass or, with `adjoint`, its input gradient."""
@@ -282,6 +295,7 @@ def spread_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Plan:
             size = lanes * source * taps
             units.append((group, first, lanes, at, vectors, size))
             at += size
+    numbers["ahead"] = _ahead(numbers["plane"], source, itemsize)
     numbers["panel_pitch"] = line_stride(numbers["positions"] + work.widest, itemsize)
     panels = [lanes for _, _, lanes, _, vectors, _ in units if vectors > numbers["straight"]]
     phases = numbers["phase_rows"] * sweeps[1].write_stride // joint

@@ -14,7 +14,7 @@ from numba import prange, types
 
 from ..memory import empty
 from .arrays import flat
-from .config import AHEAD_PLANES, AHEAD_TILES, MACHINE
+from .config import AHEAD_TILES, MACHINE
 from .jit import kernel
 from .launch import address, array, call
 from .pack import pack_joint_weights, pack_source, pack_weights, unpack, weight_places
@@ -81,7 +81,7 @@ def _straight(packed, weights, bias, y, p, taps, image, row, column, group, firs
         _rows(
             packed, i * p.image_rows * p.pitch, p.pitch, p.plane, weights, at, bias, channel,
             y, target + row * p.columns, p.columns, size, min(p.block_rows, p.rows - row), length,
-            p, taps, lanes, step, AHEAD_PLANES * p.plane, parts,
+            p, taps, lanes, step, p.ahead, parts,
         )  # fmt: skip
 
 
@@ -126,7 +126,7 @@ def _block(
                     weights, at + lanes * before, 0, packed, 0, p.run_pitch, p.plane, channels,
                     taps, phase_at[phase], phase_at[phase + 1], none, 0,
                     sums, (phase * p.joint - begin) * phase_pitch, p.run_pitch, p.panel_pitch,
-                    1 if channel == 0 else 0, AHEAD_PLANES * p.plane,
+                    1 if channel == 0 else 0, p.ahead,
                 )  # fmt: skip
             if channel + channels < p.source_channels:
                 continue
