@@ -17,6 +17,7 @@ from .config import (
     GRAD_NEAR_TAPS,
     GRAD_NEAR_WEIGHT,
     GRAD_SHARE,
+    GRAD_SUMS_BYTES,
     GRAD_TASKS,
     GRAD_TILES_BYTES,
     GRAD_WEIGHT,
@@ -107,7 +108,8 @@ def tile_grad_plan(geometry: ConvGeometry, itemsize: int) -> TileGradPlan | None
     blocks, each = ceil_div(total, max(1, few // step) * step), geometry.groups * parts * units
     size = each * count * LANES * block
     chunks = min(blocks, MAX_CHUNKS, ceil_div(GRAD_TASKS, each))
-    chunks = max(1, min(chunks, PARTIAL_BYTES // (size * itemsize)))
+    several = max(2, GRAD_SUMS_BYTES // (size * itemsize))
+    chunks = max(1, min(chunks, several, PARTIAL_BYTES // (size * itemsize)))
     run = total if near else _run(total, chunks, range(step, max(step, many) + 1, step))
     blocks = ceil_div(total, run)
     chunks = min(chunks, blocks)
