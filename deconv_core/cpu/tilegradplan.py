@@ -87,8 +87,8 @@ def tile_grad_plan(geometry: ConvGeometry, itemsize: int) -> TileGradPlan | None
     parts, total = ceil_div(source, block), tiling.count(geometry.batch)
     read, count = tiling.planes, tiling.products
 
-    step = tiling.step(width)
-    most = TILE_LANES_BYTES // (planes * units * LANES * itemsize)
+    step = tiling.step
+    most = max(width, TILE_LANES_BYTES // (planes * units * LANES * itemsize))
     near = total <= min(most, GRAD_NEAR_BYTES // (read * block * itemsize))
     made = units * LANES * parts * block * count
     weight = GRAD_NEAR_WEIGHT + GRAD_NEAR_TAPS / count if near else GRAD_WEIGHT

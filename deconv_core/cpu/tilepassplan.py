@@ -7,6 +7,7 @@ of one register tile. A block is transformed once for all of its units that a th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -104,9 +105,10 @@ class _Work:
         rows = self.tiling.rows.write_stride if self.near else self.tiling.points
         return rows * self.tiling.columns.write_stride
 
+    @cached_property
     def run(self) -> int:
-        """Return how many tiles a block has: with which the register tiles compute the least."""
-        step = self.tiling.step(1)
+        """Tiles of a block: as many as make the register tiles compute the least."""
+        step = self.tiling.step
         least, most, tasks = NEAR_BLOCKS if self.near else TILE_BLOCKS
         each = ceil_div(self.count, ceil_div(tasks, self.units * self.groups))
         most = min(most, max(least, each) + step - 1)
@@ -123,7 +125,7 @@ class _Work:
 
     def cost(self) -> int:
         """Return the products that it makes, and those that all the rest is worth."""
-        run = self.run()
+        run = self.run
         source, result = (
             ceil_div(channels, self.width) * self.width for channels in (self.source, self.result)
         )
@@ -158,7 +160,7 @@ def _choose(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> _Work | Non
         _Work(sweeps, tiling, geometry.batch, geometry.groups, source, result, itemsize, near)
         for near in (False, True)
     ]
-    if not ways[0].count or tiling.step(1) > MOST_STEP:
+    if not ways[0].count or tiling.step > MOST_STEP:
         return None
     way = min(ways, key=_Work.cost)
     return way if way.cost() * geometry.groups <= TILED_SHARE * geometry.macs else None
@@ -169,7 +171,7 @@ def tile_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> TilePlan 
     work = _choose(geometry, adjoint, itemsize)
     if work is None:
         return None
-    tiling, width, run = work.tiling, work.width, work.run()
+    tiling, width, run = work.tiling, work.width, work.run
     rows, columns, block = tiling.rows, tiling.columns, VECTORS * width
     padded = ceil_div(run, LANES) * LANES
     plane = line_stride(padded * ROW, itemsize)  # of `ROW` channels of one product

@@ -54,9 +54,10 @@ class Tiling(NamedTuple):
         """Return the tiles of so many images."""
         return batch * self.rows.positions * self.columns.positions
 
-    def step(self, tiles: int) -> int:
-        """Return what blocks are multiples of: `tiles`, or whole rows where folds are woven."""
-        return tiles if self.columns.folds == 1 else self.columns.positions
+    @property
+    def step(self) -> int:
+        """What the tiles of blocks are multiples of: whole rows where folds are woven."""
+        return 1 if self.columns.folds == 1 else self.columns.positions
 
 
 def fit_tiles(rows: Sweep, columns: Sweep) -> Tiling | None:
