@@ -108,10 +108,12 @@ TILED_SHARE = 0.99 if MACHINE.vector_bytes == 64 else 0.9
 GRAD_SHARE = 0.97  # the same of a weight gradient,
 GRAD_MOVES = 1.15  # whose transforms cost so many times as much: two operands share the cache,
 GRAD_WEIGHT = 60  # whose sums cost so many products,
-GRAD_NEAR_WEIGHT = 6  # or so many where they are turned into taps while they are in cache,
-GRAD_NEAR_TAPS = 320  # and the taps of a pair of channels so many:
-GRAD_NEAR_BYTES = 1 << 20  # where all tiles of a block of source channels take so many bytes,
-GRAD_TASKS = 128  # and are cut into more chunks until there are so many tasks,
+# or so many, and so many more for all taps of a pair of channels, where sums become taps in cache:
+GRAD_NEAR_WEIGHT, GRAD_NEAR_TAPS = 6, 320
+GRAD_NEAR_BYTES = 1 << 20  # where the tiles of a block of source channels take so many bytes,
+GRAD_NEAR_TASKS = 32  # and make one block anyway, or leave so many tasks;
+GRAD_NEAR_TERMS = {2: 16, 3: 32}  # so many of them are added up in a row, by a tile's results.
+GRAD_TASKS = 128  # Others are cut into more chunks until there are so many tasks,
 GRAD_SUMS_BYTES = 7 << 20  # or sums of so many bytes, but into two in any case
 GRAD_TILES_BYTES = 1 << 19, 5 << 17  # a weight gradient's: to count chunks with, and at most
 GRAD_BLOCK = 8  # tiles' products that it costs to add up those of a block, or of some of its tiles
@@ -119,8 +121,8 @@ TILE_LANES_BYTES = 1 << 22  # a weight gradient's transformed lanes that are pac
 DOT_TERMS = 96, 64  # products that an element of a weight gradient's vectors adds up in a row
 FEW_TAPS = 4  # with so few, the second of these: their streams share less of what they read
 AHEAD_STEPS = 48  # of a tile, between the weights that it multiplies and those it calls for
-AHEAD_PLANES = 2  # channels, the same of its source, whose planes have so many bytes at most;
-AHEAD_BYTES = 1 << 15
+AHEAD_PLANES = 2  # channels, the same of its source;
+AHEAD_BYTES = 1 << 15  # of a packed plane, at most, or nothing is called for
 AHEAD_TILES = 2  # where that comes from memory, tiles
 WIDE_TERMS = 96  # products added up in a row along a wide kernel's rows,
 WIDE_SHARE = 0.8  # which may take so many of those that sums over positions take

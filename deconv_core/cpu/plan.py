@@ -44,9 +44,9 @@ _FIELDS = (
     "rowwise "  # whether a weight gradient reads the gradient's rows as they lie
     "joint "  # write phases that are lanes of one tile
     "tile tile_h points_h panel_plane lines_size "  # Winograd's tiles
-    "near near_size "  # whether a unit's weights are transformed as they are used, by chunks
+    "near near_size "  # whether a unit's weights are transformed as they are used, or made
     "phases_h phases_w folds_h folds_w "  # read phases, dilated passes that are folded
-    "chunk tiles region columns_size line_pitch "  # rows (or channels) together, tiles (or units)
+    "chunk tiles region columns_size line_pitch "  # rows (channels, tiles) together, tiles (units)
     "packed_together written_together"  # channels, images innermost
 ).split()
 _TABLES = "read_h read_w taps tap_kernel phase_at ends units".split()

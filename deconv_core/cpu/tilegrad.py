@@ -4,7 +4,8 @@ Product k of all tiles, of a result channel and a source channel, are summed ove
 gemmgrad.py lanes are result channels, vectors run over source channels, and the register tile is
 `spread`. Both operands are transformed (winograd.py), some tiles at a time; the sums stay, one set
 for each chunk of tiles, until they are added in their order and turned into taps (winoweights.py).
-A task is one unit of result channels by one block of source channels of a chunk.
+Where one block has all tiles, a unit's sums are turned into taps as soon as they are made. A task
+is one unit of result channels by one block of source channels of a chunk.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numba import prange, types
 
 from ..memory import empty
 from .arrays import flat
-from .config import AHEAD_PLANES, MACHINE, ROW
+from .config import AHEAD_PLANES, MACHINE
 from .jit import kernel
 from .launch import address, array, call
 from .plan import PLAN
@@ -61,20 +62,20 @@ def _pack_lanes(dy, lanes, p, start, group, unit, lines):
 
 @kernel
 def _multiply(
-    lanes, columns, sums, at, p, reads, writes, none, taps, begin, end, count, terms, fresh
+    lanes, columns, sums, at, p, reads, writes, none, taps, begin, end, count, fresh
 ):  # fmt: skip
     """Add up `count` tiles, for the units [begin, end) and one block of source channels.
 
-    Their sums begin at ``sums[at]``; `terms` of them are added up in a row, or what `spread` does.
+    Their sums begin at ``sums[at]``; those of ``p.chunk`` tiles at a time are added to them.
     """
     block = VECTORS * (_VECTOR_BYTES // sums.itemsize)
     for tap in range(reads.size):
-        for first in range(0, count, terms):
+        for first in range(0, count, p.chunk):
             spread(
                 LANES, end - begin, block,
                 lanes, writes[tap] * p.panel_plane + begin * p.panel_pitch + first * LANES,
                 p.panel_pitch, columns, reads[tap] * p.phase_plane + first * block, 0, block,
-                min(terms, count - first), taps, 0, 1, none, 0,
+                min(p.chunk, count - first), taps, 0, 1, none, 0,
                 sums, at + tap * LANES * block, p.tile_size, block, fresh if first == 0 else 0,
                 AHEAD_PLANES * block,
             )  # fmt: skip
@@ -112,7 +113,7 @@ def _chunk(
                 for unit in range(low, high):
                     _multiply(
                         lanes, columns, near, 0, p, reads, writes, none, taps, unit, unit + 1,
-                        count, ROW, 1,
+                        count, 1,
                     )  # fmt: skip
                     call(
                         finish, pair * p.tiles + unit, 0, near.reshape(1, -1), dw, plan, places,
@@ -121,7 +122,7 @@ def _chunk(
             else:
                 _multiply(
                     lanes, columns, partial[chunk], (pair * p.tiles + low) * p.tile_size, p, reads,
-                    writes, none, taps, low, high, count, count, 1 if b == first else 0,
+                    writes, none, taps, low, high, count, 1 if b == first else 0,
                 )  # fmt: skip
 
 
@@ -176,7 +177,8 @@ def _finish(index, at, partial, dw, plan, places, corners):
 def _launch(run, finish, x, dy, dw, plan, reads, writes, places, corners, ends, partial, scratch):
     """Run all tasks, then finish all units, with the kernels at the addresses given."""
     p, workers = plan[0], scratch.shape[0]
-    size, units = p.tile_size, (1 - p.near) * p.groups * p.column_blocks * p.tiles
+    size, units = p.tile_size, p.groups * p.column_blocks * p.tiles
+    units *= 1 - p.near  # those are finished
     for worker in prange(workers):
         call(
             run, worker, workers, finish, x, dy, dw, partial, plan, reads, writes, places, corners,

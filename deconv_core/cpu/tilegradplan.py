@@ -15,6 +15,8 @@ from .config import (
     GRAD_MOVES,
     GRAD_NEAR_BYTES,
     GRAD_NEAR_TAPS,
+    GRAD_NEAR_TASKS,
+    GRAD_NEAR_TERMS,
     GRAD_NEAR_WEIGHT,
     GRAD_SHARE,
     GRAD_SUMS_BYTES,
@@ -87,9 +89,11 @@ def tile_grad_plan(geometry: ConvGeometry, itemsize: int) -> TileGradPlan | None
     parts, total = ceil_div(source, block), tiling.count(geometry.batch)
     read, count = tiling.planes, tiling.products
 
-    step = tiling.step
+    step, each = tiling.step, geometry.groups * parts * units
     most = max(width, TILE_LANES_BYTES // (planes * units * LANES * itemsize))
+    few, many = (min(most, room // (read * block * itemsize)) for room in GRAD_TILES_BYTES)
     near = total <= min(most, GRAD_NEAR_BYTES // (read * block * itemsize))
+    near = near and (total <= few or each >= GRAD_NEAR_TASKS)
     made = units * LANES * parts * block * count
     weight = GRAD_NEAR_WEIGHT + GRAD_NEAR_TAPS / count if near else GRAD_WEIGHT
     cost = made * (total + weight)
@@ -98,14 +102,12 @@ def tile_grad_plan(geometry: ConvGeometry, itemsize: int) -> TileGradPlan | None
     moved += result_cost(tiling, geometry.batch, both[1], TILED_SOURCE)
     if (cost + GRAD_MOVES * moved) * geometry.groups > GRAD_SHARE * geometry.macs:
         return None
-    if not near and made * geometry.groups * itemsize > PARTIAL_BYTES:
+    partial = made * geometry.groups * itemsize
+    if not near and (partial > PARTIAL_BYTES or step > max(width, few)):
         return None
 
-    most = min(most, total + step - 1)
-    few, many = (min(most, room // (read * block * itemsize)) for room in GRAD_TILES_BYTES)
-    if step > max(width, few):
-        return None
-    blocks, each = ceil_div(total, max(1, few // step) * step), geometry.groups * parts * units
+    few, many = (min(tiles, total + step - 1) for tiles in (few, many))
+    blocks = ceil_div(total, max(1, few // step) * step)
     size = each * count * LANES * block
     chunks = min(blocks, MAX_CHUNKS, ceil_div(GRAD_TASKS, each))
     several = max(2, GRAD_SUMS_BYTES // (size * itemsize))
@@ -120,6 +122,7 @@ def tile_grad_plan(geometry: ConvGeometry, itemsize: int) -> TileGradPlan | None
         "kernel": geometry.rows.kernel * geometry.cols.kernel,
         "positions": run, "blocks": blocks, "chunks": chunks,
         "tiles": units, "column_blocks": parts, "tile_size": count * LANES * block,
+        "chunk": GRAD_NEAR_TERMS[tiling.results] if near else run,
         "near": int(near), "near_size": count * LANES * block if near else 0,
         "weight_size": 0 if near else size,
         "phase_plane": plane, "columns_size": read * plane,

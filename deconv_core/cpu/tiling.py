@@ -40,7 +40,10 @@ class Tiling(NamedTuple):
         return {"tile": self.results, "tile_h": self.high, "points_h": self.points}
 
     def lines(self, run: int, width: int) -> int:
-        """Return the elements of the pixels of a block of `run` tiles: a vector for each."""
+        """Return the elements of the pixels of a block of `run` tiles: a vector for each.
+
+        There is room for what `turn` may write behind the last one.
+        """
         columns, turns = self.columns, run > self.columns.positions
         deep = min(self.rows.count, ceil_div(run - 1, columns.positions) + 1) if turns else 1
         wide = min(run, columns.count) * columns.folds

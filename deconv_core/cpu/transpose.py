@@ -306,9 +306,11 @@ def _turn(
     lanes: int, count: int, ahead: int,
 ) -> None:  # fmt: skip
     """Compute `turn` in plain Python."""
-    width, total = MACHINE.vector_bytes // x.itemsize, before + count + after
-    lines = y[y_at : y_at + total * width].reshape(total, width)
-    lines[:before] = lines[before + count :] = 0
+    width = MACHINE.vector_bytes // x.itemsize
+    whole = -(-count // width) * width
+    lines = y[y_at : y_at + (before + max(whole, count + after)) * width].reshape(-1, width)
+    lines[before + count : before + whole] = np.nan  # what vectors write in vain
+    lines[:before] = lines[before + count : before + count + after] = 0
     for lane in range(width):
         start = x_at + min(lane, lanes - 1) * x_pitch
         lines[before : before + count, lane] = x[start : start + count]
