@@ -139,8 +139,11 @@ def test_larger_weight_gradients_along_rows(
     ("x_shape", "w_shape", "options", "passes"),
     [
         ((1, 512, 8, 8), (1024, 512, 4, 4), {"stride": 2, "padding": 1}, [True, True, True]),
-        ((1, 256, 32, 32), (1024, 256, 4, 4), {"stride": 2, "padding": 1}, [False, False, True]),
-        ((1, 512, 14, 14), (512, 512, 3, 3), {"padding": 1}, [False, False, True]),  # by tiles
+        ((1, 256, 16, 16), (1024, 256, 4, 4), {"stride": 2, "padding": 1}, [True, False, True]),
+        ((1, 512, 8, 8), (512, 512, 3, 3), {"padding": 1}, [True, True, True]),
+        ((1, 512, 14, 14), (512, 512, 1, 1), {}, [False, False, True]),
+        ((1, 256, 32, 32), (1024, 256, 4, 4), {"stride": 2, "padding": 1}, [False, False, False]),
+        ((1, 512, 14, 14), (512, 512, 3, 3), {"padding": 1}, [False, False, False]),  # by tiles
         ((64, 256, 8, 8), (512, 256, 4, 4), {"stride": 2, "padding": 1}, [False, False, False]),
         ((64, 64, 16, 16), (128, 64, 4, 4), {"stride": 2, "padding": 1}, [False, False, False]),
         ((1, 512, 4, 4), (1024, 512, 4, 4), {"stride": 2, "padding": 1}, [False, False, False]),
