@@ -94,21 +94,20 @@ def tile_grad_plan(geometry: ConvGeometry, itemsize: int) -> TileGradPlan | None
     few, many = (min(most, room // (read * block * itemsize)) for room in GRAD_TILES_BYTES)
     near = total <= min(most, GRAD_NEAR_BYTES // (read * block * itemsize))
     near = near and (total <= few or each >= GRAD_NEAR_TASKS)
-    made = units * LANES * parts * block * count
+    sums = count * LANES * block  # of a unit and a block of source channels
+    size = each * sums
     weight = GRAD_NEAR_WEIGHT + GRAD_NEAR_TAPS / count if near else GRAD_WEIGHT
-    cost = made * (total + weight)
-    both = parts * block, units * LANES
+    cost = size * (total + weight)
+    both = geometry.groups * parts * block, geometry.groups * units * LANES
     moved = source_cost(tiling, geometry.batch, both[0])
     moved += result_cost(tiling, geometry.batch, both[1], TILED_SOURCE)
-    if (cost + GRAD_MOVES * moved) * geometry.groups > GRAD_SHARE * geometry.macs:
+    if cost + GRAD_MOVES * moved > GRAD_SHARE * geometry.macs:
         return None
-    partial = made * geometry.groups * itemsize
-    if not near and (partial > PARTIAL_BYTES or step > max(width, few)):
+    if not near and (size * itemsize > PARTIAL_BYTES or step > max(width, few)):
         return None
 
     few, many = (min(tiles, total + step - 1) for tiles in (few, many))
     blocks = ceil_div(total, max(1, few // step) * step)
-    size = each * count * LANES * block
     chunks = min(blocks, MAX_CHUNKS, ceil_div(GRAD_TASKS, each))
     several = max(2, GRAD_SUMS_BYTES // (size * itemsize))
     chunks = max(1, min(chunks, several, PARTIAL_BYTES // (size * itemsize)))
@@ -121,9 +120,9 @@ def tile_grad_plan(geometry: ConvGeometry, itemsize: int) -> TileGradPlan | None
         "groups": geometry.groups, "source_channels": source, "result_channels": result,
         "kernel": geometry.rows.kernel * geometry.cols.kernel,
         "positions": run, "blocks": blocks, "chunks": chunks,
-        "tiles": units, "column_blocks": parts, "tile_size": count * LANES * block,
+        "tiles": units, "column_blocks": parts, "tile_size": sums,
         "chunk": GRAD_NEAR_TERMS[tiling.results] if near else run,
-        "near": int(near), "near_size": count * LANES * block if near else 0,
+        "near": int(near), "near_size": sums if near else 0,
         "weight_size": 0 if near else size,
         "phase_plane": plane, "columns_size": read * plane,
         "panel_pitch": pitch, "panel_plane": panel, "lanes_size": planes * panel,
