@@ -24,12 +24,14 @@ class Machine:
         is `tile.cross`'s too
     dot : (lanes, vectors) pairs for `tile.dot`, largest first; ends with one lane
     masked : whether loads are masked by bits, for free
+    broadcasting : whether multiply-adds broadcast a scalar from memory, for free
     """
 
     vector_bytes: int
     spread: tuple[tuple[int, int], ...]
     dot: tuple[tuple[int, int], ...]
     masked: bool = False
+    broadcasting: bool = False
 
 
 _WIDE = (  # for 32 registers
@@ -37,7 +39,7 @@ _WIDE = (  # for 32 registers
     ((4, 6), (3, 6), (2, 8), (1, 9)),
 )
 _FAMILIES = {
-    "avx512": Machine(64, *_WIDE, masked=True),
+    "avx512": Machine(64, *_WIDE, masked=True, broadcasting=True),
     "avx2": Machine(
         32, ((6, 2), (5, 2), (4, 3), (3, 3), (2, 5), (1, 8)), ((4, 3), (3, 3), (2, 5), (1, 9))
     ),
@@ -128,6 +130,8 @@ WIDE_TERMS = 96  # products added up in a row along a wide kernel's rows,
 WIDE_SHARE = 0.8  # which may take so many of those that sums over positions take
 ROW = 32  # channels of an element of a transformed tile: side by side, and added up in a row
 AHEAD_CROSS = 12  # steps of a tile over channels between the weights it multiplies and calls for
+REREAD = 5  # lanes of 12 whose scalar each multiply-add of a tile reads for itself, where that
+REREAD_VECTORS = 3  # has so many vectors at most
 SUM_TERMS = 48  # products added up in a row: sums of such sums lose less to rounding
 # Products of matrices: of another plan's products they may take so many, moves included, without
 # and with strides to write at.

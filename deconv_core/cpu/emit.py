@@ -41,6 +41,11 @@ class Emitter:
             offset = ir.Constant(INDEX, offset)
         return self.builder.gep(pointer, [offset])
 
+    def same(self, pointer: Any) -> Any:
+        """Return `pointer`, which LLVM takes for another: what it loads there is loaded again."""
+        kind = ir.FunctionType(pointer.type, [pointer.type])
+        return self.builder.call(ir.InlineAsm(kind, "", "=r,0"), [pointer])
+
     def load(self, pointer: Any) -> Any:
         """Load a vector, however aligned."""
         address = self.builder.bitcast(pointer, self.vector.as_pointer())

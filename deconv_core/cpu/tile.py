@@ -26,10 +26,38 @@ from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .config import AHEAD_CROSS, AHEAD_STEPS, LINE, MACHINE, ROW, SUM_TERMS
+from .config import (
+    AHEAD_CROSS,
+    AHEAD_STEPS,
+    LINE,
+    MACHINE,
+    REREAD,
+    REREAD_VECTORS,
+    ROW,
+    SUM_TERMS,
+)
 from .emit import INDEX, Emitter
 from .jit import kernel
 from .launch import linked
+
+
+def _multiply(emit: Emitter, scalars: Any, vectors: list[Any], total: list[list[Any]]) -> None:
+    """Add the products of scalars, which lie side by side, and vectors to their sums.
+
+    A scalar is broadcast into a register for all of its multiply-adds, or by each from memory,
+    which takes one instruction less and so many more loads. The mix keeps both from being what a
+    core runs out of, above all one that another thread shares.
+    """
+    high, wide = len(total), len(vectors)
+    again = high * REREAD // 12 if MACHINE.broadcasting and 1 < wide <= REREAD_VECTORS else 0
+    places = [scalars] + [emit.same(scalars) for _ in vectors[1:] if again]
+    for i, sums in enumerate(total):
+        each = i * again // high < (i + 1) * again // high
+        for v, vector in enumerate(vectors):
+            if v == 0 or each:
+                place = emit.step(places[v if each else 0], i)
+                scalar = emit.broadcast(emit.builder.load(place))
+            emit.multiply_add(scalar, vector, sums[v])
 
 
 @intrinsic(prefer_literal=True)
@@ -56,28 +84,41 @@ def _spread(
         offsets, tap_count = emit.pointer(taps, taps_, tap_at_), builder.sub(tap_end_, tap_at_)
         weight = cgutils.alloca_once_value(builder, weights)
         source = cgutils.alloca_once_value(builder, sources)
+        start = cgutils.alloca_once_value(builder, sources)
         total = emit.accumulators(high, wide)
+        empty = builder.icmp_signed("<=", tap_count, zero)
+        first_tap = builder.load(
+            builder.select(empty, cgutils.alloca_once_value(builder, zero), offsets)
+        )
         taken = emit.at_least_one(tap_count)
         wanted = builder.add(ir.Constant(INDEX, SUM_TERMS), builder.lshr(taken, one))
         chunk = emit.at_least_one(builder.sdiv(wanted, taken))
 
-        def multiply(columns: int) -> None:
+        def multiply(columns: int, after: Any) -> None:
+            """Multiply a tap of a channel; the next one begins at address `after`.
+
+            Its address is known a step early: where another thread shares the core, few
+            instructions are looked ahead, and loads would wait for it.
+            """
+            begin, scalars = builder.load(start), builder.load(weight)
+            builder.store(after, start)
+            emit.prefetch(emit.step(scalars, high * AHEAD_STEPS))
+            far = emit.step(begin, ahead_)
+            for v in range(columns):
+                emit.prefetch(emit.step(far, v * emit.width))
+            positions = [emit.load(emit.step(begin, v * emit.width)) for v in range(columns)]
+            _multiply(emit, scalars, positions, total)
+            builder.store(emit.step(scalars, high), weight)
+
+        def channel(columns: int) -> None:
             """Multiply the taps of a channel."""
-            channel = builder.load(source)
-            with cgutils.for_range(builder, tap_count) as tap:
-                start = emit.step(channel, builder.load(emit.step(offsets, tap.index)))
-                scalars = builder.load(weight)
-                emit.prefetch(emit.step(scalars, high * AHEAD_STEPS))
-                far = emit.step(start, ahead_)
-                for v in range(columns):
-                    emit.prefetch(emit.step(far, v * emit.width))
-                positions = [emit.load(emit.step(start, v * emit.width)) for v in range(columns)]
-                for i in range(high):
-                    scalar = emit.broadcast(builder.load(emit.step(scalars, i)))
-                    for v in range(columns):
-                        emit.multiply_add(scalar, positions[v], total[i][v])
-                builder.store(emit.step(scalars, high), weight)
-            builder.store(emit.step(channel, plane_), source)
+            here = builder.load(source)
+            with cgutils.for_range(builder, builder.sub(tap_count, one)) as tap:
+                after = builder.load(emit.step(offsets, builder.add(tap.index, one)))
+                multiply(columns, emit.step(here, after))
+            there = emit.step(here, plane_)
+            builder.store(there, source)
+            multiply(columns, emit.step(there, first_tap))
 
         def write(target: Any, begins: Any, columns: int) -> None:
             """Add the sums to the bias if they begin, or else to the results."""
@@ -96,14 +137,16 @@ def _spread(
             """Compute the positions that begin at address `begin`, by the weights at `factors`."""
             builder.store(factors, weight)
             builder.store(begin, source)
+            builder.store(emit.step(begin, first_tap), start)
             with cgutils.for_range_slice(builder, zero, channels_, chunk, inc=True) as (first, _):
                 for row in total:
                     for accumulator in row:
                         builder.store(emit.zero, accumulator)
                 rest = builder.sub(channels_, first)
                 more = builder.icmp_signed("<", chunk, rest)
-                with cgutils.for_range(builder, builder.select(more, chunk, rest)):
-                    multiply(columns)
+                some = builder.select(more, chunk, rest)
+                with cgutils.for_range(builder, builder.select(empty, zero, some)):
+                    channel(columns)
                 write(target, builder.icmp_signed("<", first, fresh_), columns)
 
         step = ir.Constant(INDEX, wide * emit.width)
