@@ -24,9 +24,11 @@ import numpy as np
 SMALL = 1 << 16  # bytes below which NumPy's own allocator serves better
 HUGE_PAGE = 1 << 21
 
+Block = tuple[mmap.mmap, int]  # and where its first array begins
+
 _lock = threading.RLock()  # re-entrant: a lease may be dropped while another is taken
-_idle: dict[int, list[mmap.mmap]] = {}  # by size, the size longest unused first
-_leases: dict[int, tuple[weakref.ref[Any], int, mmap.mmap]] = {}  # by the reference's identity
+_idle: dict[int, list[Block]] = {}  # by size, the size longest unused first
+_leases: dict[int, tuple[weakref.ref[Any], int, Block]] = {}  # by the reference's identity
 _idle_bytes = 0
 _junk: int | None = None
 
@@ -52,19 +54,22 @@ def _block_size(nbytes: int) -> int:
     return -(-nbytes // step) * step
 
 
-def _map(size: int) -> mmap.mmap:
-    """Map `size` bytes of this process's own, with room to start at a huge page."""
-    length = size + HUGE_PAGE if size >= HUGE_PAGE else size
+def _map(size: int) -> Block:
+    """Map `size` bytes of this process's own: a large block's begin at a huge page."""
     if not hasattr(mmap, "MAP_PRIVATE"):
-        return mmap.mmap(-1, length)
-    block = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if size >= HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        return mmap.mmap(-1, size), 0
+    large = size >= HUGE_PAGE
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    block = mmap.mmap(-1, size + HUGE_PAGE if large else size, flags=flags)
+    if not large:
+        return block, 0
+    if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without huge pages
             block.madvise(mmap.MADV_HUGEPAGE)
-    return block
+    return block, -np.frombuffer(block, np.uint8).ctypes.data % HUGE_PAGE
 
 
-def _take(size: int) -> tuple[mmap.mmap, int]:
+def _take(size: int) -> tuple[Block, int]:
     """Return an idle block of `size` bytes, or of up to twice as many, or map one; and its size."""
     global _idle_bytes
     with _lock:
@@ -134,12 +139,9 @@ def empty(shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
         array = np.empty(dims, dtype)
     else:
         block, size = _take(_block_size(nbytes))
-        base: np.ndarray = np.frombuffer(block, np.uint8)
-        offset = -base.ctypes.data % HUGE_PAGE if size >= HUGE_PAGE else 0
-        lent: np.ndarray = np.frombuffer(block, dtype, count, offset)
-        lease = weakref.ref(lent, _give_back)
+        array = np.ndarray(dims, dtype, *block)
+        lease = weakref.ref(array, _give_back)
         _leases[id(lease)] = lease, size, block
-        array = lent.reshape(dims)
     if _junk is not None:
         array.reshape(-1).view(np.uint8).fill(_junk)
     return array
