@@ -24,7 +24,7 @@ import numpy as np
 SMALL = 1 << 16  # bytes below which NumPy's own allocator serves better
 HUGE_PAGE = 1 << 21
 
-Block = tuple[mmap.mmap, int]  # and where its first array begins
+Block = tuple[mmap.mmap, int]  # and where its array begins
 
 _lock = threading.RLock()  # re-entrant: a lease may be dropped while another is taken
 _idle: dict[int, list[Block]] = {}  # by size, the size longest unused first
@@ -55,7 +55,7 @@ def _block_size(nbytes: int) -> int:
 
 
 def _map(size: int) -> Block:
-    """Map `size` bytes of this process's own: a large block's begin at a huge page."""
+    """Map `size` bytes of this process's own; an array in a large block begins at a huge page."""
     if not hasattr(mmap, "MAP_PRIVATE"):
         return mmap.mmap(-1, size), 0
     large = size >= HUGE_PAGE
@@ -133,13 +133,12 @@ def empty(shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
     """
     dtype = np.dtype(dtype)
     dims = shape if type(shape) is tuple else _dims(shape)
-    count = math.prod(dims)
-    nbytes = count * dtype.itemsize
-    if nbytes < SMALL:
+    nbytes = math.prod(map(operator.index, dims)) * dtype.itemsize
+    if nbytes < SMALL or dtype.hasobject:
         array = np.empty(dims, dtype)
     else:
         block, size = _take(_block_size(nbytes))
-        array = np.ndarray(dims, dtype, *block)
+        array = np.ndarray(dims, dtype, *block)  # keeps the block; every view keeps the array
         lease = weakref.ref(array, _give_back)
         _leases[id(lease)] = lease, size, block
     if _junk is not None:

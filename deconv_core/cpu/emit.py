@@ -41,8 +41,12 @@ class Emitter:
             offset = ir.Constant(INDEX, offset)
         return self.builder.gep(pointer, [offset])
 
-    def same(self, pointer: Any) -> Any:
-        """Return `pointer`, which LLVM takes for another: what it loads there is loaded again."""
+    def alias(self, pointer: Any) -> Any:
+        """Return `pointer` as another one to LLVM, so that what is loaded there is loaded again.
+
+        A load with a single use becomes a part of the instruction that uses it. The assembly is
+        empty; as it is not declared free of side effects on memory, two of them are never merged.
+        """
         kind = ir.FunctionType(pointer.type, [pointer.type])
         return self.builder.call(ir.InlineAsm(kind, "", "=r,0"), [pointer])
 

@@ -41,21 +41,23 @@ from .jit import kernel
 from .launch import linked
 
 
-def _multiply(emit: Emitter, scalars: Any, vectors: list[Any], total: list[list[Any]]) -> None:
-    """Add the products of scalars, which lie side by side, and vectors to their sums.
+def _add_products(emit: Emitter, scalars: Any, vectors: list[Any], total: list[list[Any]]) -> None:
+    """Add the products of a step's scalars, which lie side by side, and vectors to their sums.
 
-    A scalar is broadcast into a register for all of its multiply-adds, or by each from memory,
-    which takes one instruction less and so many more loads. The mix keeps both from being what a
-    core runs out of, above all one that another thread shares.
+    A scalar is broadcast into a register for all of its multiply-adds. Some, spread evenly over the
+    lanes, are read from memory by each instead: one instruction fewer, but a load for each vector
+    instead of one. So a core runs out of neither, above all one that another thread shares.
     """
     high, wide = len(total), len(vectors)
-    again = high * REREAD // 12 if MACHINE.broadcasting and 1 < wide <= REREAD_VECTORS else 0
-    places = [scalars] + [emit.same(scalars) for _ in vectors[1:] if again]
+    reread = high * REREAD // 12 if MACHINE.broadcasting and 1 < wide <= REREAD_VECTORS else 0
+    places = [scalars]
+    if reread:
+        places += [emit.alias(scalars) for _ in vectors[1:]]
     for i, sums in enumerate(total):
-        each = i * again // high < (i + 1) * again // high
+        rereads = i * reread // high < (i + 1) * reread // high
         for v, vector in enumerate(vectors):
-            if v == 0 or each:
-                place = emit.step(places[v if each else 0], i)
+            if v == 0 or rereads:
+                place = emit.step(places[v if rereads else 0], i)
                 scalar = emit.broadcast(emit.builder.load(place))
             emit.multiply_add(scalar, vector, sums[v])
 
@@ -79,13 +81,14 @@ def _spread(
          ahead_) = values  # fmt: skip
         emit = Emitter(context, builder, x.dtype)
         zero, one, width = (ir.Constant(INDEX, n) for n in (0, 1, emit.width))
-        weights, starts = emit.pointer(w, w_, w_at_), emit.pointer(bias, bias_, bias_at_)
+        weights, biases = emit.pointer(w, w_, w_at_), emit.pointer(bias, bias_, bias_at_)
         sources, results = emit.pointer(x, x_, x_at_), emit.pointer(y, y_, y_at_)
         offsets, tap_count = emit.pointer(taps, taps_, tap_at_), builder.sub(tap_end_, tap_at_)
         weight = cgutils.alloca_once_value(builder, weights)
         source = cgutils.alloca_once_value(builder, sources)
-        start = cgutils.alloca_once_value(builder, sources)
+        upcoming = cgutils.alloca_once_value(builder, sources)
         total = emit.accumulators(high, wide)
+        # Where there is no tap, as in a phase between those of a kernel, `taps` may end.
         empty = builder.icmp_signed("<=", tap_count, zero)
         first_tap = builder.load(
             builder.select(empty, cgutils.alloca_once_value(builder, zero), offsets)
@@ -95,23 +98,23 @@ def _spread(
         chunk = emit.at_least_one(builder.sdiv(wanted, taken))
 
         def multiply(columns: int, after: Any) -> None:
-            """Multiply a tap of a channel; the next one begins at address `after`.
+            """Multiply one tap of a channel; the positions of the next step are at `after`.
 
-            Its address is known a step early: where another thread shares the core, few
-            instructions are looked ahead, and loads would wait for it.
+            That address is known a step early, so that loads need not wait for it. A core that
+            another thread shares finds too little else to do meanwhile.
             """
-            begin, scalars = builder.load(start), builder.load(weight)
-            builder.store(after, start)
+            begin, scalars = builder.load(upcoming), builder.load(weight)
+            builder.store(after, upcoming)
             emit.prefetch(emit.step(scalars, high * AHEAD_STEPS))
             far = emit.step(begin, ahead_)
             for v in range(columns):
                 emit.prefetch(emit.step(far, v * emit.width))
             positions = [emit.load(emit.step(begin, v * emit.width)) for v in range(columns)]
-            _multiply(emit, scalars, positions, total)
+            _add_products(emit, scalars, positions, total)
             builder.store(emit.step(scalars, high), weight)
 
         def channel(columns: int) -> None:
-            """Multiply the taps of a channel."""
+            """Multiply the taps of a channel, of which there are some; the next channel follows."""
             here = builder.load(source)
             with cgutils.for_range(builder, builder.sub(tap_count, one)) as tap:
                 after = builder.load(emit.step(offsets, builder.add(tap.index, one)))
@@ -126,18 +129,18 @@ def _spread(
                 for number, way in enumerate(ways):
                     with way:
                         for i in range(high):
-                            start = emit.broadcast(builder.load(emit.step(starts, i)))
+                            constant = emit.broadcast(builder.load(emit.step(biases, i)))
                             row = emit.step(target, emit.times(y_pitch_, i))
                             for v in range(columns):
                                 place = emit.step(row, v * emit.width)
-                                before = start if number == 0 else emit.load(place)
+                                before = constant if number == 0 else emit.load(place)
                                 emit.store(emit.add(before, builder.load(total[i][v])), place)
 
         def tile(factors: Any, begin: Any, target: Any, columns: int) -> None:
             """Compute the positions that begin at address `begin`, by the weights at `factors`."""
             builder.store(factors, weight)
             builder.store(begin, source)
-            builder.store(emit.step(begin, first_tap), start)
+            builder.store(emit.step(begin, first_tap), upcoming)
             with cgutils.for_range_slice(builder, zero, channels_, chunk, inc=True) as (first, _):
                 for row in total:
                     for accumulator in row:
