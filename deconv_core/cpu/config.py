@@ -132,7 +132,7 @@ ROW = 32  # channels of an element of a transformed tile: side by side, and adde
 AHEAD_CROSS = 12  # steps of a tile over channels between the weights it multiplies and calls for
 # Where multiply-adds broadcast from memory: of 12 lanes of a tile by positions, those whose scalar
 # each of them reads for itself, and the most vectors of such a tile.
-REREAD = 5
+REREAD = 3
 REREAD_VECTORS = 3
 SUM_TERMS = 48  # products added up in a row: sums of such sums lose less to rounding
 # Products of matrices: of another plan's products they may take so many, moves included, without
