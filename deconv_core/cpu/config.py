@@ -130,9 +130,9 @@ WIDE_TERMS = 96  # products added up in a row along a wide kernel's rows,
 WIDE_SHARE = 0.8  # which may take so many of those that sums over positions take
 ROW = 32  # channels of an element of a transformed tile: side by side, and added up in a row
 AHEAD_CROSS = 12  # steps of a tile over channels between the weights it multiplies and calls for
-# Where multiply-adds broadcast from memory: of 12 lanes of a tile by positions, those whose scalar
-# each of them reads for itself, and the most vectors of such a tile.
-REREAD = 3
+# Where multiply-adds broadcast from memory, they do so for each so many-th lane of a tile by
+# positions, of so many vectors at most.
+REREAD_LANES = 4
 REREAD_VECTORS = 3
 SUM_TERMS = 48  # products added up in a row: sums of such sums lose less to rounding
 # Products of matrices: of another plan's products they may take so many, moves included, without

@@ -31,7 +31,7 @@ from .config import (
     AHEAD_STEPS,
     LINE,
     MACHINE,
-    REREAD,
+    REREAD_LANES,
     REREAD_VECTORS,
     ROW,
     SUM_TERMS,
@@ -41,24 +41,24 @@ from .jit import kernel
 from .launch import linked
 
 
-def _add_products(emit: Emitter, scalars: Any, vectors: list[Any], total: list[list[Any]]) -> None:
-    """Add the products of a step's scalars, which lie side by side, and vectors to their sums.
+def _add_products(
+    emit: Emitter, scalars: Any, pitch: int, vectors: list[Any], total: list[list[Any]]
+) -> None:
+    """Add the products of a step's scalars, `pitch` elements apart, and vectors to their sums.
 
-    A scalar is broadcast into a register for all of its multiply-adds. Some, spread evenly over the
-    lanes, are read from memory by each instead: one instruction fewer, but a load for each vector
+    A scalar is broadcast into a register for all of its multiply-adds. Some of those that lie side
+    by side are read from memory by each instead: one instruction fewer, but a load for each vector
     instead of one. So a core runs out of neither, above all one that another thread shares.
     """
-    high, wide = len(total), len(vectors)
-    reread = high * REREAD // 12 if MACHINE.broadcasting and 1 < wide <= REREAD_VECTORS else 0
+    rereading = MACHINE.broadcasting and pitch == 1 < len(vectors) <= REREAD_VECTORS
     places = [scalars]
-    if reread:
+    if rereading:
         places += [emit.alias(scalars) for _ in vectors[1:]]
     for i, sums in enumerate(total):
-        rereads = i * reread // high < (i + 1) * reread // high
+        each = rereading and i % REREAD_LANES == REREAD_LANES - 1
         for v, vector in enumerate(vectors):
-            if v == 0 or rereads:
-                place = emit.step(places[v if rereads else 0], i)
-                scalar = emit.broadcast(emit.builder.load(place))
+            if v == 0 or each:
+                scalar = emit.broadcast(emit.builder.load(emit.step(places[v], i * pitch)))
             emit.multiply_add(scalar, vector, sums[v])
 
 
@@ -110,7 +110,7 @@ def _spread(
             for v in range(columns):
                 emit.prefetch(emit.step(far, v * emit.width))
             positions = [emit.load(emit.step(begin, v * emit.width)) for v in range(columns)]
-            _add_products(emit, scalars, positions, total)
+            _add_products(emit, scalars, 1, positions, total)
             builder.store(emit.step(scalars, high), weight)
 
         def channel(columns: int) -> None:
@@ -251,10 +251,7 @@ def _cross(
             for v in range(wide):
                 emit.prefetch(emit.step(vectors, (v + wide * AHEAD_CROSS) * emit.width))
                 loaded.append(emit.load(emit.step(vectors, v * emit.width)))
-            for i in range(high):
-                scalar = emit.broadcast(builder.load(emit.step(scalars, i * ROW)))
-                for v in range(wide):
-                    emit.multiply_add(scalar, loaded[v], total[i][v])
+            _add_products(emit, scalars, ROW, loaded, total)
             builder.store(emit.step(vectors, wide * emit.width), weight)
 
         def write(target: Any) -> None:
