@@ -13,7 +13,7 @@ import pytest
 from deconv_core import functional as F
 from deconv_core import geometry
 from deconv_core.cpu import launch, tile
-from deconv_core.cpu.config import MACHINE
+from deconv_core.cpu.config import MACHINE, SUM_TERMS
 
 LANES, VECTORS = MACHINE.spread[0]
 POSITIONS = VECTORS * MACHINE.vector_bytes // 4
@@ -26,7 +26,7 @@ def tile_alone(w, x, taps, bias, y):
     for _ in range(REPEATS):
         tile.spread(
             LANES, 1, POSITIONS, w, 0, 0, x, 0, 0, POSITIONS, CHANNELS, taps, 0, TAPS, bias, 0,
-            y, 0, 0, POSITIONS, 1, 0,
+            y, 0, 0, POSITIONS, 1, 0, SUM_TERMS,
         )  # fmt: skip
 
 

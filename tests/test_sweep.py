@@ -86,6 +86,14 @@ def test_sweeps_write_every_result_once_and_stay_within_reach(
     assert all(0 <= offset <= passed.reach for _, _, offset in passed.taps)
 
 
+@given(axes())
+def test_the_most_taps_inside_are_those_that_some_result_sums(axis: Axis) -> None:
+    taps = matrix(axis, np.ones(axis.kernel, int))
+    assert sweep.forward_sweep(axis).inside == taps.sum(1).max()
+    for passed in (sweep.adjoint_sweep(axis), trimmed_adjoint(axis)):
+        assert taps.sum(0).max() <= passed.inside <= passed.together
+
+
 @given(axes(), st.sampled_from(KINDS))
 def test_overlap_is_zeros_at_both_ends_of_a_packed_row(
     axis: Axis, kind: Callable[[Axis], Sweep]

@@ -18,7 +18,7 @@ from ..memory import empty
 from .arrays import flat
 from .batchgradplan import BatchGradPlan
 from .batchplan import LANES, VECTORS
-from .config import AHEAD_PLANES, MACHINE
+from .config import AHEAD_PLANES, MACHINE, SUM_TERMS
 from .jit import kernel
 from .launch import address, array, call
 from .plan import PLAN
@@ -78,7 +78,7 @@ def _add(packed, lanes, p, runs, taps, none, images, sums, at):
                 LANES, 1, block, lanes, runs[run, 1] + pixel * p.images * LANES, 0,
                 packed, runs[run, 2] + pixel * p.images * block, 0, block, pixels * images,
                 taps, 0, 1, none, 0, sums, at + runs[run, 0] * LANES * block, 0, block, 0,
-                AHEAD_PLANES * block,
+                AHEAD_PLANES * block, SUM_TERMS,
             )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from numba import prange, types
 from ..memory import empty
 from .arrays import flat
 from .batchplan import BatchPlan
-from .config import AHEAD_PLANES, MACHINE
+from .config import AHEAD_PLANES, MACHINE, SUM_TERMS
 from .jit import kernel
 from .launch import address, array, call
 from .pack import pack_weights, weight_places
@@ -83,7 +83,7 @@ def _multiply(
                 packed, block_at + channel * p.plane + runs[run, 0], 0, p.plane, channels,
                 taps, begin, end, bias, bias_at,
                 panel, runs[run, 1], 0, p.panel_pitch, 1 if channel == 0 else 0,
-                AHEAD_PLANES * p.plane,
+                AHEAD_PLANES * p.plane, SUM_TERMS,
             )  # fmt: skip
 
 

@@ -134,7 +134,9 @@ AHEAD_CROSS = 12  # steps of a tile over channels between the weights it multipl
 # positions, of so many vectors at most.
 REREAD_LANES = 4
 REREAD_VECTORS = 3
-SUM_TERMS = 48  # products added up in a row: sums of such sums lose less to rounding
+SUM_TERMS = 48  # products added up in a row: sums of such sums lose less to rounding,
+LEAST_TERMS = 8  # and fewer, so many at least,
+CAREFUL_MACS = 1 << 24  # in passes of so many multiply-adds
 # Products of matrices: of another plan's products they may take so many, moves included, without
 # and with strides to write at.
 GEMM_SHARE = 0.95, 0.72

@@ -61,7 +61,7 @@ def _multiply(
                 LANES, tiles, block, columns, at, p.region,
                 weights, before * block, 0, taps * block, channels, weight_at, 0, taps, none, 0,
                 panel, phase * tiles * LANES * block, LANES * block, block,
-                1 if chunk == 0 else 0, AHEAD_PLANES * taps * block,
+                1 if chunk == 0 else 0, AHEAD_PLANES * taps * block, p.terms,
             )  # fmt: skip
 
 

@@ -83,7 +83,8 @@ def _worker(
                 lanes, (group * p.tiles * p.positions + start) * LANES, p.positions * LANES,
                 columns, start * block, 0, block, min(p.chunk, p.positions - start),
                 taps, 0, 1, none, 0,
-                panel, 0, LANES * block, block, 1 if start == 0 else 0, AHEAD_PLANES * block,
+                panel, 0, LANES * block, block, 1 if start == 0 else 0,
+                AHEAD_PLANES * block, p.terms,
             )  # fmt: skip
         _write(panel, dw, p, group, first, count)
 

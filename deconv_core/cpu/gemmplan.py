@@ -37,7 +37,16 @@ from .config import (
     WEIGHT_COST,
     WORKER_MACS,
 )
-from .plan import Plan, dot_plan, record, spread_plan, sweep_numbers, tap_tables
+from .plan import (
+    Plan,
+    dot_plan,
+    pass_terms,
+    record,
+    spread_plan,
+    sum_terms,
+    sweep_numbers,
+    tap_tables,
+)
 
 LANES, VECTORS = MACHINE.spread[0]  # of the register tile: positions, and vectors of channels
 
@@ -200,6 +209,7 @@ def gemm_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> GemmPlan 
         "w_lane": kernel if adjoint else geometry.weight_shape[1] * kernel,
         "w_channel": geometry.weight_shape[1] * kernel if adjoint else kernel,
         "chunk": chunk, "chunks": chunks, "region": region,
+        "terms": pass_terms(geometry, rows, columns, source),
         "positions": positions, "tiles": count, "blocks": ceil_div(count, run), "unit_run": run,
         "packed_size": _packed_size(images, layout, itemsize),
         "columns_size": line_stride(run * chunks * region, itemsize),
@@ -248,6 +258,7 @@ def gemm_grad_plan(geometry: ConvGeometry, itemsize: int) -> GemmPlan | None:
         "groups": geometry.groups, "source_channels": source, "result_channels": result,
         "kernel": kernel,
         "positions": positions, "tiles": tiles, "chunk": CHUNK_ROWS,
+        "terms": sum_terms(geometry.macs, positions),
         "line_pitch": line, "lines_size": line * block,
         "packed_size": _packed_size(geometry.batch, layout, itemsize),
         "columns_size": line_stride(positions * block, itemsize),

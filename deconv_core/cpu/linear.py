@@ -18,7 +18,7 @@ from ..geometry import ceil_div
 from ..memory import empty
 from .arrays import flat
 from .blocking import line_stride, tiles
-from .config import AHEAD_PLANES, MACHINE
+from .config import AHEAD_PLANES, MACHINE, SUM_TERMS
 from .elementwise import bias_grad
 from .jit import kernel
 from .launch import address, array, call
@@ -146,12 +146,12 @@ def _combine_strip(
             spread(
                 lanes, 1, begin, weights, weight_at, 0, m, row * columns + first, 0, columns, rows,
                 taps, 0, 1, none, 0, y, lane * columns + first, 0, columns, fresh,
-                AHEAD_PLANES * columns,
+                AHEAD_PLANES * columns, SUM_TERMS,
             )  # fmt: skip
             spread(
                 lanes, 1, whole - begin, weights, weight_at, 0, packed, 0, 0, pitch, rows,
                 taps, 0, 1, none, 0, y, lane * columns + first + begin, 0, columns, fresh,
-                AHEAD_PLANES * pitch,
+                AHEAD_PLANES * pitch, SUM_TERMS,
             )  # fmt: skip
             if whole < count:
                 for l in range(lanes):
@@ -160,6 +160,7 @@ def _combine_strip(
                 spread(
                     lanes, 1, count - whole, weights, weight_at, 0, packed, whole - begin, 0, pitch,
                     rows, taps, 0, 1, none, 0, rest, 0, 0, step, fresh, AHEAD_PLANES * pitch,
+                    SUM_TERMS,
                 )  # fmt: skip
                 for l in range(lanes):
                     at = (lane + l) * columns + first + whole

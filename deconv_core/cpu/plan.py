@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +18,9 @@ from .blocking import Pass, block_runs, cost, line_stride, packed_layout, parts,
 from .config import (
     AHEAD_BYTES,
     AHEAD_PLANES,
+    CAREFUL_MACS,
     LANES_BYTES,
+    LEAST_TERMS,
     MACHINE,
     MAX_CHUNKS,
     MIN_BLOCKS,
@@ -25,6 +28,7 @@ from .config import (
     PARTIAL_BYTES,
     PLAIN_RUN,
     SHARED_MACS,
+    SUM_TERMS,
     WORKER_MACS,
 )
 from .joint import join, joint_taps
@@ -39,6 +43,7 @@ _FIELDS = (
     "panel_pitch packed_size panel_size unit_panel phase_rows "
     "weight_size scratch_size "  # all units' weights (or sums), one worker's workspace
     "kernel w_lane w_channel streams tile_size lanes_size unit_run "  # weights and their sums
+    "terms "  # products that are added up in a row, those of zeros around the picture included
     "ahead "  # from what a tile reads of the packed source to what it calls for
     "plain straight "  # whether tiles write the result: all, or those of so many vectors
     "rowwise "  # whether a weight gradient reads the gradient's rows as they lie
@@ -191,6 +196,26 @@ def sweep_numbers(batch: int, rows: Sweep, columns: Sweep) -> dict[str, int]:
     return numbers
 
 
+def sum_terms(macs: int, products: int) -> int:
+    """Return how many products are added up in a row, of so many that make a result.
+
+    As many as there are such sums to add up then: so both lose the least to rounding. Where there
+    is more to compute, that would take too long: the sums are read and written again each time.
+    """
+    least = LEAST_TERMS if macs < CAREFUL_MACS else SUM_TERMS
+    return min(SUM_TERMS, max(least, math.isqrt(products)))
+
+
+def pass_terms(geometry: ConvGeometry, rows: Sweep, columns: Sweep, source: int) -> int:
+    """Return the same of a pass over `source` channels, products with zeros around it included.
+
+    Those count for nothing, and where most of a kernel lies outside of the picture, most are.
+    """
+    inside = max(1, rows.inside * columns.inside)
+    terms = sum_terms(geometry.macs, source * inside)
+    return terms * rows.together * columns.together // inside
+
+
 def record(numbers: dict[str, int]) -> np.ndarray:
     """Return the fields of a plan as a record."""
     made: Any = np.zeros(1, PLAN)
@@ -296,6 +321,7 @@ def spread_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Plan:
             units.append((group, first, lanes, at, vectors, size))
             at += size
     numbers["ahead"] = _ahead(numbers["plane"], source, itemsize)
+    numbers["terms"] = pass_terms(geometry, *sweeps, source)
     numbers["panel_pitch"] = line_stride(numbers["positions"] + work.widest, itemsize)
     panels = [lanes for _, _, lanes, _, vectors, _ in units if vectors > numbers["straight"]]
     phases = numbers["phase_rows"] * sweeps[1].write_stride // joint

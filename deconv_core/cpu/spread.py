@@ -52,7 +52,7 @@ def _rows(
             spread(
                 lanes, together, count, weights, at, 0, x, x_at + row * x_row + q, x_row, plane,
                 p.source_channels, taps, 0, taps.size, bias, channel,
-                y, y_at + row * y_row + q, y_row, size, 1, ahead,
+                y, y_at + row * y_row + q, y_row, size, 1, ahead, p.terms,
             )  # fmt: skip
 
 
@@ -126,7 +126,7 @@ def _block(
                     weights, at + lanes * before, 0, packed, 0, p.run_pitch, p.plane, channels,
                     taps, phase_at[phase], phase_at[phase + 1], none, 0,
                     sums, (phase * p.joint - begin) * phase_pitch, p.run_pitch, p.panel_pitch,
-                    1 if channel == 0 else 0, p.ahead,
+                    1 if channel == 0 else 0, p.ahead, p.terms,
                 )  # fmt: skip
             if channel + channels < p.source_channels:
                 continue

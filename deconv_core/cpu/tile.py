@@ -34,7 +34,6 @@ from .config import (
     REREAD_LANES,
     REREAD_VECTORS,
     ROW,
-    SUM_TERMS,
 )
 from .emit import INDEX, Emitter
 from .jit import kernel
@@ -67,18 +66,19 @@ def _spread(
     typing: Any, lanes: Any, vectors: Any, rows: Any, count: Any, w: Any, w_at: Any, w_row: Any,
     x: Any, x_at: Any, x_row: Any, plane: Any, channels: Any, taps: Any, tap_at: Any, tap_end: Any,
     bias: Any, bias_at: Any, y: Any, y_at: Any, y_row: Any, y_pitch: Any, fresh: Any, ahead: Any,
+    terms: Any,
 ) -> tuple[Any, Callable[..., Any]]:  # fmt: skip
     """Emit `spread` for literal `lanes` and `vectors`."""
     signature = types.void(
         lanes, vectors, rows, count, w, w_at, w_row, x, x_at, x_row, plane, channels, taps,
-        tap_at, tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead,
+        tap_at, tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead, terms,
     )  # fmt: skip
     high, wide = lanes.literal_value, vectors.literal_value
 
     def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
         (_, _, rows_, count_, w_, w_at_, w_row_, x_, x_at_, x_row_, plane_, channels_, taps_,
          tap_at_, tap_end_, bias_, bias_at_, y_, y_at_, y_row_, y_pitch_, fresh_,
-         ahead_) = values  # fmt: skip
+         ahead_, terms_) = values  # fmt: skip
         emit = Emitter(context, builder, x.dtype)
         zero, one, width = (ir.Constant(INDEX, n) for n in (0, 1, emit.width))
         weights, biases = emit.pointer(w, w_, w_at_), emit.pointer(bias, bias_, bias_at_)
@@ -94,7 +94,7 @@ def _spread(
             builder.select(empty, cgutils.alloca_once_value(builder, zero), offsets)
         )
         taken = emit.at_least_one(tap_count)
-        wanted = builder.add(ir.Constant(INDEX, SUM_TERMS), builder.lshr(taken, one))
+        wanted = builder.add(terms_, builder.lshr(taken, one))
         chunk = emit.at_least_one(builder.sdiv(wanted, taken))
 
         def multiply(columns: int, after: Any) -> None:
@@ -305,7 +305,7 @@ def _spread_python(
     lanes: int, vectors: int, rows: int, count: int, w: np.ndarray, w_at: int, w_row: int,
     x: np.ndarray, x_at: int, x_row: int, plane: int, channels: int,
     taps: np.ndarray, tap_at: int, tap_end: int, bias: np.ndarray, bias_at: int,
-    y: np.ndarray, y_at: int, y_row: int, y_pitch: int, fresh: int, ahead: int,
+    y: np.ndarray, y_at: int, y_row: int, y_pitch: int, fresh: int, ahead: int, terms: int,
 ) -> None:  # fmt: skip
     """Compute `spread` in plain Python."""
     step = MACHINE.vector_bytes // x.itemsize
@@ -313,7 +313,7 @@ def _spread_python(
         step *= vectors
     positions, steps = -(-count // step) * step, channels * (tap_end - tap_at)
     taken = max(1, tap_end - tap_at)
-    chunk = max(1, (SUM_TERMS + taken // 2) // taken)
+    chunk = max(1, (terms + taken // 2) // taken)
     for row in range(rows):
         factors = w[w_at + row * w_row :][: steps * lanes].reshape(channels, -1, lanes)
         for first in range(0, channels, chunk):
@@ -370,18 +370,18 @@ _DOT = MACHINE.dot + (MACHINE.dot[-1],) * (4 - len(MACHINE.dot))
 HALF = _W0 // 2  # streams of a tile of `dot` of the most lanes, where no more are left
 
 
-@linked("iiiaiiaiiiiniiaiaiiiii")
+@linked("iiiaiiaiiiiniiaiaiiiiii")
 @kernel
 def spread(
     lanes, rows, count, w, w_at, w_row, x, x_at, x_row, plane, channels, taps, tap_at, tap_end,
-    bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead,
+    bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead, terms,
 ):  # fmt: skip
     """Sum products up, for `lanes` and some rows of positions, tile by tile.
 
     ``y[i * y_pitch + r * y_row + p] = bias[i] + sum(w[r * w_row + (c, t, i)] * x[c * plane +
     taps[t] + r * x_row + p])`` over channels c and taps t, for rows r < rows and positions p <
-    count. If `fresh` is 0, not 1, the sums are added to `y` instead. What lies `ahead` elements on
-    in `x` is called for.
+    count. If `fresh` is 0, not 1, the sums are added to `y` instead. About `terms` products are
+    added up in a row, then those sums. What lies `ahead` elements on in `x` is called for.
 
     Assumptions: `lanes` is in `MACHINE.spread`; `count` is rounded up to whole tiles, of the
     vectors that `lanes` stands with, or for the most lanes to whole vectors; `w` is packed
@@ -391,32 +391,32 @@ def spread(
     if lanes == _S0:
         _spread(
             _S0, _V0, rows, count, w, w_at, w_row, x, x_at, x_row, plane, channels, taps,
-            tap_at, tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead,
+            tap_at, tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead, terms,
         )  # fmt: skip
     elif lanes == _S1:
         _spread(
             _S1, _V1, rows, count, w, w_at, w_row, x, x_at, x_row, plane, channels, taps,
-            tap_at, tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead,
+            tap_at, tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead, terms,
         )  # fmt: skip
     elif lanes == _S2:
         _spread(
             _S2, _V2, rows, count, w, w_at, w_row, x, x_at, x_row, plane, channels, taps,
-            tap_at, tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead,
+            tap_at, tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead, terms,
         )  # fmt: skip
     elif lanes == _S3:
         _spread(
             _S3, _V3, rows, count, w, w_at, w_row, x, x_at, x_row, plane, channels, taps,
-            tap_at, tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead,
+            tap_at, tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead, terms,
         )  # fmt: skip
     elif lanes == _S4:
         _spread(
             _S4, _V4, rows, count, w, w_at, w_row, x, x_at, x_row, plane, channels, taps,
-            tap_at, tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead,
+            tap_at, tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead, terms,
         )  # fmt: skip
     else:
         _spread(
             _S5, _V5, rows, count, w, w_at, w_row, x, x_at, x_row, plane, channels, taps,
-            tap_at, tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead,
+            tap_at, tap_end, bias, bias_at, y, y_at, y_row, y_pitch, fresh, ahead, terms,
         )  # fmt: skip
 
 

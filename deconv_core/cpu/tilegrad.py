@@ -19,7 +19,7 @@ from numba import prange, types
 
 from ..memory import empty
 from .arrays import flat
-from .config import AHEAD_PLANES, MACHINE
+from .config import AHEAD_PLANES, MACHINE, SUM_TERMS
 from .jit import kernel
 from .launch import address, array, call
 from .plan import PLAN
@@ -77,7 +77,7 @@ def _multiply(
                 p.panel_pitch, columns, reads[tap] * p.phase_plane + first * block, 0, block,
                 min(p.chunk, count - first), taps, 0, 1, none, 0,
                 sums, at + tap * LANES * block, p.tile_size, block, fresh if first == 0 else 0,
-                AHEAD_PLANES * block,
+                AHEAD_PLANES * block, SUM_TERMS,
             )  # fmt: skip
 
 

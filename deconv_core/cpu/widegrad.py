@@ -18,6 +18,7 @@ from numba import prange, types
 
 from ..memory import empty
 from .arrays import flat
+from .config import SUM_TERMS
 from .gemmgrad import pack_grad_lanes
 from .gemmplan import LANES
 from .jit import kernel
@@ -54,7 +55,7 @@ def _multiply(lanes, packed, panel, p, taps, places, none, group, image, begin, 
                 spread(
                     LANES, 1, min(block, p.streams - first), lanes, at, 0,
                     packed, taps[tap] + first, 0, 0, 1, places, begin, end, none, 0,
-                    panel, to + first * LANES, 0, block, fresh, 0,
+                    panel, to + first * LANES, 0, block, fresh, 0, SUM_TERMS,
                 )  # fmt: skip
 
 
