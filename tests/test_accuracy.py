@@ -32,7 +32,7 @@ SMALL = [
     ("conv_transpose2d", (1, 473, 2, 7), (473, 60, 6, 6), {"dilation": (2, 1)}),
     ("conv_transpose2d", (8, 427, 1, 4), (427, 51, 7, 5), {"padding": (3, 2)}),
     ("conv2d", (4, 445, 12, 1), (5, 445, 5, 7), {"stride": (1, 2), "padding": (2, 3)}),
-    ("conv2d", (2, 145, 20, 8), (11, 145, 7, 5), {"stride": 3, "padding": (2, 1), "dilation": (2, 1)}),
+    ("conv2d", (2, 145, 20, 8), (11, 145, 7, 5), {"stride": 3, "padding": 2, "dilation": (2, 1)}),
 ]
 
 
