@@ -19,6 +19,8 @@ from unittest import mock
 import numpy as np
 
 from deconv_core.cpu import batchplan, conv, gemmplan, linear, tilegradplan
+from deconv_core.cpu.amx import DEPTH, SIDE
+from deconv_core.cpu.amxpass import run_amx
 from deconv_core.cpu.batchgradplan import BatchDotPlan, BatchGradPlan
 from deconv_core.cpu.batchplan import BatchPlan
 from deconv_core.cpu.blocking import covered
@@ -187,12 +189,23 @@ def _of_rows(geometry: ConvGeometry, plan: WidePlan, itemsize: int) -> Launch:
     return Launch("weight gradient", geometry, loads, f"{len(loads)} phases of rows", plan.workers)
 
 
+def _of_registers(kind: str, geometry: ConvGeometry, plan: Plan) -> Launch:
+    """Return the launch of a pass by matrix registers."""
+    each = int(plan.numbers[0]["depths"]) * DEPTH * SIDE * len(plan.taps)
+    blocks = [sum(ceil_div(length, SIDE) * SIDE for length in run) for run in plan.runs()]
+    loads = tuple(each * int(unit[4]) * length for length in blocks for unit in plan.units)
+    cut = f"{len(blocks)} blocks x {len(plan.units)} tiles of channels"
+    return Launch(kind, geometry, loads, cut, plan.workers, tuple(plan.ends.tolist()))
+
+
 def of_plan(kind: str, geometry: ConvGeometry, itemsize: int) -> Launch | None:
     """Return the launch of a convolution's pass; None of those whose tiles are others."""
     if kind == "weight gradient":
         _, plan = choose_grad(geometry, itemsize)
     else:
-        _, plan = choose(geometry, kind == "source gradient", itemsize)
+        run, plan = choose(geometry, kind == "source gradient", itemsize)
+        if run is run_amx:
+            return _of_registers(kind, geometry, plan)
     if isinstance(plan, GemmPlan):
         return _of_gemm(kind, geometry, plan, itemsize)
     if isinstance(plan, BatchPlan):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass, replace
 
 from .geometry import Axis, ceil_div
@@ -46,22 +45,18 @@ class Sweep:
         return self.count * self.folds
 
     @property
-    def together(self) -> int:
-        """Taps of the write phase that has the most."""
-        return max(Counter(b for b, _, _ in self.taps).values())
-
-    @property
     def inside(self) -> int:
-        """The most taps of a write phase that read the source, not zeros, for a single result."""
+        """The most taps that read the source, not zeros, for a single result."""
         phases: dict[int, list[int]] = {}
         for b, a, offset in self.taps:
             at = self.read_stride * offset + self.read_phases[a] + self.read_base
             phases.setdefault(b, []).append(at)
-        found, most = 0, self.together
+        found, most = 0, max(map(len, phases.values()))
         for q in range(self.count):
             first = -self.read_stride * q
-            for places in phases.values():
-                found = max(found, sum(first <= at < first + self.source for at in places))
+            for b, places in phases.items():
+                if 0 <= self.write_stride * q + b + self.write_base < self.result:
+                    found = max(found, sum(first <= at < first + self.source for at in places))
             if found == most:
                 break
         return found

@@ -10,6 +10,7 @@ import numpy as np
 from deconv_core import functional as F
 from deconv_core import geometry
 from deconv_core.cpu import (
+    amxplan,
     batchgradplan,
     batchplan,
     config,
@@ -238,9 +239,20 @@ def widen(wherever_possible: bool) -> None:
     choose_again()
 
 
+def register(wherever_possible: bool) -> None:
+    """Let every forward pass and input gradient run by matrix registers, or none."""
+    multiply(False)
+    batch(False)
+    amxplan.MATRIX_SHARE = 1e9 if wherever_possible else 0
+    amxplan.MATRIX_TERMS, amxplan.MATRIX_PHASES, amxplan.SHARED_MACS = 0, 1 << 20, 0
+    choose_again()
+
+
 def choose_as_usual() -> None:
     """Let kernels be chosen by what pays."""
     tile(False)
+    amxplan.MATRIX_SHARE, amxplan.MATRIX_TERMS = config.MATRIX_SHARE, config.MATRIX_TERMS
+    amxplan.MATRIX_PHASES, amxplan.SHARED_MACS = config.MATRIX_PHASES, config.SHARED_MACS
     gemmplan.GEMM_SHARE, gemmplan.SHARED_MACS = config.GEMM_SHARE, config.SHARED_MACS
     wideplan.WIDE_SHARE, wideplan.SHARED_MACS = config.WIDE_SHARE, config.SHARED_MACS
     matrix.SHARED_MACS = config.SHARED_MACS

@@ -27,7 +27,7 @@ def guard_the_pool(where: str) -> None:
 def main(dtype: str, where: str) -> None:
     """Run it all; the last line printed before a crash names the culprit."""
     calls.widen(False)  # nor products of matrices,
-    calls.batch(False)  # nor with images innermost
+    calls.register(False)  # nor by matrix registers, or with images innermost
     plain = results(dtype)
     stepped = []
     for _, function, arrays, rest in calls.every_step(dtype):
@@ -46,6 +46,10 @@ def main(dtype: str, where: str) -> None:
     batched = results(dtype)
     assert batched != plain
     calls.batch(False)
+    calls.register(True)
+    registered = results(dtype)
+    assert (registered != plain) == (config.MATRIX and dtype == "float32")
+    calls.register(False)
     calls.tile(True)
     tiled = results(dtype)
     assert tiled != plain
@@ -65,7 +69,9 @@ def main(dtype: str, where: str) -> None:
     calls.widen(False)
     calls.batch(True)
     check(dtype, where, batched, stepped)
-    calls.batch(False)
+    calls.register(True)
+    check(dtype, where, registered, stepped)
+    calls.register(False)
     for macs in (config.SHARED_MACS, 0):
         calls.share_from(macs)
         check(dtype, where, plain, stepped)

@@ -26,6 +26,8 @@ from deconv_core.cpu import (
     tilepass,
     widegrad,
 )
+from deconv_core.cpu.amxpass import run_amx
+from deconv_core.cpu.amxplan import cut_amx
 from deconv_core.cpu.config import MACHINE
 
 
@@ -175,6 +177,23 @@ def loads(rng: np.random.Generator) -> None:
             assert [launch.total for launch in launches] == [made] != [0]
 
 
+def registers(rng: np.random.Generator) -> None:
+    """Passes by matrix registers, in float32, whatever the machine."""
+    for x_shape, w_shape, options in (
+        ((2, 33, 4, 9), (17, 33, 2, 3), {"padding": 1}),
+        ((1, 3, 7, 8), (34, 3, 3, 3), {"stride": 2, "padding": (2, 1)}),
+        ((1, 4, 3, 35), (2, 2, 1, 4), {"dilation": (1, 2), "groups": 2}),
+    ):
+        shape = geometry.conv(x_shape, w_shape, **options)
+        sizes = x_shape, w_shape, w_shape[0], shape.output_shape
+        x, w, b, dy = (rng.standard_normal(size).astype(np.float32) for size in sizes)
+        y, dx = run_amx(x, w, b, cut_amx(shape, False)), run_amx(dy, w, None, cut_amx(shape, True))
+        exact = [a.astype(np.float64) for a in (x, w, b, dy)]
+        assert abs(y - reference.conv_forward(*exact[:3], shape)).max() < 1e-4
+        want = reference.conv_input_grad(exact[3], exact[1], None, shape)
+        assert abs(dx - want).max() < 1e-4
+
+
 def the_rest(rng: np.random.Generator) -> None:
     """Pooling, im2col, ReLU, linear, cross-entropy, optimizer steps."""
     x = rng.standard_normal((2, 2, 4, 5))
@@ -224,6 +243,7 @@ if __name__ == "__main__":
         calls.transform_near(4)
         loads(generator)
         calls.tile(False)
+        registers(generator)
     depthwise(generator)
     the_rest(generator)
     print("done")

@@ -46,6 +46,7 @@ def functions() -> Iterator[tuple[str, str]]:
         "batches": [partial(calls.batch, True)],
         "tiles": [partial(calls.batch, False), partial(calls.tile, True)],
         "tiles, weights as they are used": [partial(calls.transform_near, 7)],
+        "matrix registers": [partial(calls.tile, False), partial(calls.register, True)],
     }
     for dtype, (way, choose) in product((np.float32, np.float64), ways.items()):
         if way == "by positions":

@@ -134,7 +134,7 @@ def line_stride(elements: int, itemsize: int) -> int:
     return (ceil_div(elements, line) | 1) * line
 
 
-def _cuts(work: Pass, most: int) -> Iterator[dict[str, int]]:
+def cuts(work: Pass, most: int) -> Iterator[dict[str, int]]:
     """Yield the ways to cut a pass into blocks, and the packed layouts that follow.
 
     In the first, blocks have about `most` positions, or fewer: they are cut further, down to where
@@ -215,7 +215,7 @@ def _blocks(work: Pass) -> list[dict[str, int]]:
     if not work.dot:  # within the second-level cache, unless that makes blocks small
         room = max(NEAR_BYTES // each, min(NEAR_POSITIONS, room))
     most = work.most_positions(room, phase_rows)
-    return [cut | {"phase_rows": phase_rows, "chunk": chunk} for cut in _cuts(work, most)]
+    return [cut | {"phase_rows": phase_rows, "chunk": chunk} for cut in cuts(work, most)]
 
 
 def parts(count: int, size: int) -> list[int]:

@@ -7,7 +7,9 @@ of a multiply-add (4 cycles, 2 a cycle): from 8 to 24 on 32 registers, 8 to 12 o
 
 from __future__ import annotations
 
+import ctypes
 import platform
+import sys
 from dataclasses import dataclass
 
 import llvmlite.binding as llvm
@@ -62,8 +64,23 @@ def _host_family() -> str:
     return "avx2" if features.get("avx2") else "sse"
 
 
+def _matrix_registers() -> bool:
+    """Tell whether there are matrix registers (AMX), and have the system let this process use them.
+
+    Linux keeps their 8 KB for those who ask: arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA).
+    """
+    if config.CPU_NAME or config.CPU_FEATURES:
+        features = {name.strip("+"): True for name in (config.CPU_FEATURES or "").split(",")}
+    else:
+        features = dict(llvm.get_host_cpu_features())
+    if FAMILY != "avx512" or not (features.get("amx-tile") and features.get("amx-bf16")):
+        return False
+    return sys.platform == "linux" and ctypes.CDLL(None).syscall(158, 0x1023, 18) == 0
+
+
 FAMILY = _host_family()
 MACHINE = _FAMILIES[FAMILY]
+MATRIX = _matrix_registers()
 
 LINE = 64  # bytes of a cache line
 PACK_BYTES = 7 << 17  # packed source of one block: about a common second-level cache
@@ -137,6 +154,14 @@ REREAD_VECTORS = 3
 SUM_TERMS = 48  # products added up in a row: sums of such sums lose less to rounding,
 LEAST_TERMS = 8  # and fewer, so many at least,
 CAREFUL_MACS = 1 << 24  # in passes of so many multiply-adds
+MATRIX_SHARE = 1.1  # of the direct products, those of matrix registers may be so many,
+MATRIX_TERMS = 96  # where a result is a sum of so many at least: moving it costs too much else,
+MATRIX_PHASES = 1  # and a source has so many: blocks of more are small, weights read too often
+# Of a block that they multiply: its source's bytes, and its positions, at least and at most.
+MATRIX_BYTES = 1 << 20
+MATRIX_POSITIONS = 128, 1024
+MATRIX_WEIGHTS = 1 << 14  # weights that are packed together, about
+MATRIX_STEPS = 8  # of 32 channels, that are added up in a row
 # Products of matrices: of another plan's products they may take so many, moves included, without
 # and with strides to write at.
 GEMM_SHARE = 0.95, 0.72

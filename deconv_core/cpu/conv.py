@@ -17,6 +17,8 @@ import numpy as np
 
 from ..geometry import ConvGeometry
 from ..memory import zeros
+from .amxpass import run_amx
+from .amxplan import amx_plan
 from .batchdot import run_batch_dot
 from .batchgrad import run_batch_grad
 from .batchgradplan import BatchGradPlan, batch_grad_plan
@@ -66,6 +68,9 @@ def choose(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Choice:
     gemm = gemm_plan(geometry, adjoint, itemsize)
     if gemm is not None:
         return run_gemm, gemm
+    amx = amx_plan(geometry, adjoint, itemsize)
+    if amx is not None:
+        return run_amx, amx
     return run_spread, spread_plan(geometry, adjoint, itemsize)
 
 

@@ -197,7 +197,8 @@ def gemm_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> GemmPlan 
     taps = tap_tables(rows, columns, layout)
 
     units = cut_units(geometry.groups, result, block)
-    chunk = max(1, min(source, CHUNK_ROWS // int(np.diff(taps[2]).max())))
+    together = int(np.diff(taps[2]).max())  # of a phase
+    chunk = max(1, min(source, CHUNK_ROWS // together))
     chunks = ceil_div(source, chunk)
     region = chunk * kernel * LANES + phases_written * width
     run = _run(count, len(units), chunks * region * itemsize, phases_written)
@@ -209,7 +210,7 @@ def gemm_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> GemmPlan 
         "w_lane": kernel if adjoint else geometry.weight_shape[1] * kernel,
         "w_channel": geometry.weight_shape[1] * kernel if adjoint else kernel,
         "chunk": chunk, "chunks": chunks, "region": region,
-        "terms": pass_terms(geometry, rows, columns, source),
+        "terms": pass_terms(geometry, rows, columns, source, together),
         "positions": positions, "tiles": count, "blocks": ceil_div(count, run), "unit_run": run,
         "packed_size": _packed_size(images, layout, itemsize),
         "columns_size": line_stride(run * chunks * region, itemsize),

@@ -33,7 +33,7 @@ from .config import (
 )
 from .joint import join, joint_taps
 
-_FIELDS = (
+FIELDS = (
     "groups source_channels result_channels source_h source_w result_h result_w "  # per group
     "read_stride_h read_stride_w read_base_h read_base_w "
     "write_stride_h write_stride_w write_base_h write_base_w "
@@ -52,11 +52,12 @@ _FIELDS = (
     "near near_size "  # whether a unit's weights are transformed as they are used, or made
     "phases_h phases_w folds_h folds_w "  # read phases, dilated passes that are folded
     "chunk tiles region columns_size line_pitch "  # rows (channels, tiles) together, tiles (units)
-    "packed_together written_together"  # channels, images innermost
+    "packed_together written_together "  # channels, images innermost
+    "depths"  # chunks of channels that a matrix register holds
 ).split()
 _TABLES = "read_h read_w taps tap_kernel phase_at ends units".split()
-_FIELDS += [f"{table}_{end}" for table in _TABLES for end in ("begin", "end")]
-PLAN = np.dtype([(name, np.int64) for name in _FIELDS])
+FIELDS += [f"{table}_{end}" for table in _TABLES for end in ("begin", "end")]
+PLAN = np.dtype([(name, np.int64) for name in FIELDS])
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def chunk_ends(chunks: int, lengths: Iterable[int]) -> np.ndarray:
     return ends[np.arange(chunks + 1) * (len(ends) - 1) // max(1, chunks)]
 
 
-def _least_blocks(geometry: ConvGeometry, units: int) -> int:
+def least_blocks(geometry: ConvGeometry, units: int) -> int:
     """Return how many blocks a pass is cut into at least; one where threads would not pay.
 
     Its units make tasks too: where there are many of them, blocks need not be so small.
@@ -172,7 +173,7 @@ def _common(geometry: ConvGeometry, work: Pass) -> tuple[dict[str, int], tuple[S
     else:  # of a 1x1 pass without strides, a picture is one long row
         rows, columns = plain_sweeps(work.rows, work.columns) or (work.rows, work.columns)
         (rows, columns), layout = _least_packed(work._replace(rows=rows, columns=columns))
-    numbers = dict.fromkeys(_FIELDS, 0) | {"chunk": work.source, "joint": 1} | layout
+    numbers = dict.fromkeys(FIELDS, 0) | {"chunk": work.source, "joint": 1} | layout
     numbers |= {
         "groups": geometry.groups, "source_channels": work.source, "result_channels": work.result,
         "kernel": len(work.rows.taps) * len(work.columns.taps),
@@ -206,14 +207,15 @@ def sum_terms(macs: int, products: int) -> int:
     return min(SUM_TERMS, max(least, math.isqrt(products)))
 
 
-def pass_terms(geometry: ConvGeometry, rows: Sweep, columns: Sweep, source: int) -> int:
-    """Return the same of a pass over `source` channels, products with zeros around it included.
+def pass_terms(geometry: ConvGeometry, rows: Sweep, columns: Sweep, source: int, taps: int) -> int:
+    """Return the same of a pass over `source` channels: some of them, times a phase's most `taps`.
 
-    Those count for nothing, and where most of a kernel lies outside of the picture, most are.
+    Products with zeros around the picture are among them, but count for nothing: where most of a
+    kernel lies outside, most are.
     """
     inside = max(1, rows.inside * columns.inside)
-    terms = sum_terms(geometry.macs, source * inside)
-    return terms * rows.together * columns.together // inside
+    channels = (sum_terms(geometry.macs, source * inside) + inside // 2) // inside
+    return max(1, channels) * taps
 
 
 def record(numbers: dict[str, int]) -> np.ndarray:
@@ -257,7 +259,7 @@ def _joined(found: tuple[Any, ...], numbers: dict[str, int]) -> tuple[np.ndarray
     return tables, views
 
 
-def _finish(
+def finish(
     geometry: ConvGeometry,
     shape: tuple[int, ...],
     work: Pass,
@@ -276,6 +278,8 @@ def _finish(
         taps, kernel = taps[order], kernel[order]
     if numbers["joint"] > 1:
         taps, kernel, starts = join(taps, kernel, starts, numbers["joint"])
+    most = int(np.diff(starts).max())
+    numbers["terms"] = pass_terms(geometry, rows, columns, work.source, most)
     work_parts = numbers["chunks"] or numbers["blocks"]
     ends = chunk_ends(work_parts, map(sum, _runs(numbers)))
     found = (
@@ -306,7 +310,7 @@ def spread_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Plan:
     sweeps = sweep(geometry.rows), sweep(geometry.cols)
     channels = geometry.in_channels // geometry.groups, geometry.out_channels // geometry.groups
     source, result = channels[::-1] if adjoint else channels
-    blocks = _least_blocks(geometry, geometry.groups * len(tiles(result, MACHINE.spread)))
+    blocks = least_blocks(geometry, geometry.groups * len(tiles(result, MACHINE.spread)))
     work = Pass(geometry.batch, *sweeps, source, result, itemsize, False, blocks)
     numbers, sweeps = _common(geometry, work)
     joint = numbers["joint"]
@@ -321,7 +325,6 @@ def spread_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Plan:
             units.append((group, first, lanes, at, vectors, size))
             at += size
     numbers["ahead"] = _ahead(numbers["plane"], source, itemsize)
-    numbers["terms"] = pass_terms(geometry, *sweeps, source)
     numbers["panel_pitch"] = line_stride(numbers["positions"] + work.widest, itemsize)
     panels = [lanes for _, _, lanes, _, vectors, _ in units if vectors > numbers["straight"]]
     phases = numbers["phase_rows"] * sweeps[1].write_stride // joint
@@ -330,7 +333,7 @@ def spread_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Plan:
         numbers["unit_panel"] = numbers["panel_size"]
         numbers["panel_size"] *= len(units)
     shape = geometry.input_shape if adjoint else geometry.output_shape
-    return _finish(geometry, shape, work, numbers, sweeps, units, line_stride(at, itemsize))
+    return finish(geometry, shape, work, numbers, sweeps, units, line_stride(at, itemsize))
 
 
 def _rows_as_they_lie(work: Pass, numbers: dict[str, int]) -> bool:
@@ -350,7 +353,7 @@ def dot_plan(geometry: ConvGeometry, itemsize: int) -> Plan:
         geometry.in_channels // geometry.groups,
         geometry.out_channels // geometry.groups,
     )
-    blocks = _least_blocks(geometry, geometry.groups * len(tiles(result, MACHINE.dot)))
+    blocks = least_blocks(geometry, geometry.groups * len(tiles(result, MACHINE.dot)))
     work = Pass(geometry.batch, *sweeps, source, result, itemsize, True, blocks)
     numbers, sweeps = _common(geometry, work)
     width = work.width
@@ -375,4 +378,4 @@ def dot_plan(geometry: ConvGeometry, itemsize: int) -> Plan:
     numbers["panel_size"] = 0 if numbers["plain"] or numbers["rowwise"] else size
     most = max(1, min(MAX_CHUNKS, PARTIAL_BYTES // (at * itemsize)))
     numbers["chunks"] = min(most, numbers["blocks"])
-    return _finish(geometry, geometry.weight_shape, work, numbers, sweeps, units, at)
+    return finish(geometry, geometry.weight_shape, work, numbers, sweeps, units, at)

@@ -1,0 +1,178 @@
+"""The forward pass and the input gradient by matrix registers (amx.py), over phases and positions.
+
+The tasks of one block pack its source as spread.py's do, two channels at a time, and split these
+into parts; multiply each unit's weights, split too, into a panel of results; and unpack that.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numba import prange, types
+
+from ..memory import empty
+from .amx import (
+    DEPTH,
+    PARTS,
+    SIDE,
+    STEP,
+    blend,
+    close_registers,
+    open_registers,
+    split_pairs,
+    split_rows,
+)
+from .arrays import flat
+from .config import MATRIX_WEIGHTS
+from .jit import kernel
+from .launch import address, array, call
+from .pack import pack_source, pack_weights, unpack, weight_places
+from .plan import PLAN, Plan
+from .tasks import block_at, count_workers, positions_of, share_parts
+
+
+@kernel
+def _pack_source(x, packed, p, read_h, read_w, image, row, column, group):
+    """Pack the source of a block as (depth, part, pair of channels, phase, position)."""
+    rows, channels = PARTS * SIDE * p.plane, p.source_channels
+    pair = packed[p.depths * rows :]  # before they are split
+    for channel in range(0, p.depths * DEPTH, 2):
+        depth, within = divmod(channel // 2, SIDE)
+        count = max(0, min(2, channels - channel))
+        if count:
+            pack_source(
+                x, pair, p, read_h, read_w, image, row, column, group, channel, count
+            )  # fmt: skip
+        if count < 2:
+            pair[count * p.plane : 2 * p.plane] = 0
+        split_pairs(
+            packed, depth * rows + within * p.plane, SIDE * p.plane, pair, 0, p.plane, p.plane
+        )
+
+
+@kernel
+def _block(
+    block, first, last, x, weights, bias, y, p, read_h, read_w, taps, phase_at, units, scratch
+):  # fmt: skip
+    """Run one block's units from `first` to `last`."""
+    image, row, column = block_at(block, p)
+    packed, panel = scratch[: p.packed_size], scratch[p.packed_size :]
+    positions, packed_group = positions_of(p, image, row), -1
+    phases = p.write_stride_h * p.write_stride_w
+    for u in range(first, last):
+        group, lane, lanes, at, high = (
+            units[u, 0], units[u, 1], units[u, 2], units[u, 3], units[u, 4]
+        )  # fmt: skip
+        if group != packed_group:
+            _pack_source(x, packed, p, read_h, read_w, image, row, column, group)
+            packed_group = group
+        pitch = high * SIDE * p.panel_pitch
+        for phase in range(phases):
+            blend(
+                high, positions, weights, at + high * STEP * p.depths * phase_at[phase],
+                packed, 0, p.plane, p.depths, taps, phase_at[phase], phase_at[phase + 1],
+                panel, phase * pitch, p.panel_pitch,
+            )  # fmt: skip
+        for phase_h in range(p.write_stride_h):
+            unpack(
+                panel[phase_h * p.write_stride_w * pitch :], pitch, y, p, image, row, column,
+                group * p.result_channels + lane, lanes, phase_h, bias,
+            )  # fmt: skip
+
+
+@kernel(_nrt=True)  # it allocates
+def _pack_unit(u, w, weights, plan, tables):
+    """Pack the weights of unit `u` as (phase, depth, tap, part, lane, pair of channels)."""
+    p = plan[0]
+    tap_kernel = tables[p.tap_kernel_begin : p.tap_kernel_end]
+    phase_at = tables[p.phase_at_begin : p.phase_at_end]
+    unit = tables[p.units_begin + 6 * u : p.units_begin + 6 * u + 6]
+    group, first, lanes, high = unit[0], unit[1], unit[2], unit[4]
+    run = max(1, min(lanes, MATRIX_WEIGHTS // (p.kernel * DEPTH)))
+    places = weight_places(p, tap_kernel, phase_at, run, DEPTH)
+    rows = np.empty(run * p.kernel * DEPTH + DEPTH, w.dtype)  # before they are split
+    for depth in range(p.depths):
+        channel = depth * DEPTH
+        channels = min(DEPTH, p.source_channels - channel)
+        for lane in range(0, high * SIDE, run):
+            count = max(0, min(run, lanes - lane))
+            if count:
+                pack_weights(w, rows, 0, places, p, group, first + lane, count, channel, channels)
+            for phase in range(phase_at.size - 1):
+                begin, taps = phase_at[phase], phase_at[phase + 1] - phase_at[phase]
+                to = unit[3] + high * STEP * (p.depths * begin + depth * taps)
+                for i in range(min(run, high * SIDE - lane)):
+                    for tap in range(taps):
+                        split_rows(
+                            weights, to + high * STEP * tap + (lane + i) * SIDE, high * SIDE * SIDE,
+                            rows, (run * begin + i * taps + tap) * DEPTH,
+                            channels if i < count else 0,
+                        )  # fmt: skip
+
+
+@kernel(_nrt=True)  # it allocates
+def _worker(worker, workers, x, work, bias, y, plan, tables):
+    """Run the worker's tasks, those of one block together.
+
+    `work` holds the weights and each worker's scratch memory.
+    """
+    p = plan[0]
+    read_h, read_w = tables[p.read_h_begin : p.read_h_end], tables[p.read_w_begin : p.read_w_end]
+    taps = tables[p.taps_begin : p.taps_end]
+    phase_at = tables[p.phase_at_begin : p.phase_at_end]
+    units = tables[p.units_begin : p.units_end].reshape(-1, 6)
+    first = p.weight_size + worker * p.scratch_size
+    scratch = work[first : first + p.scratch_size]
+    count = units.shape[0]
+    task, end = share_parts(worker, workers, tables[p.ends_begin : p.ends_end], count)
+    open_registers()
+    while task < end:
+        block, unit = divmod(task, count)
+        last = min(count, unit + end - task)
+        _block(
+            block, unit, last, x, work, bias, y, p, read_h, read_w, taps, phase_at, units, scratch,
+        )  # fmt: skip
+        task += last - unit
+    close_registers()
+
+
+def _launch(pack, run, x, w, bias, y, plan, tables, work, units, workers):
+    """Pack the weights of `units`, then run all tasks.
+
+    The kernels that do so are at the addresses `pack` and `run`.
+    """
+    for u in prange(units):
+        call(pack, u, w, work, plan, tables)
+    for worker in prange(workers):
+        call(run, worker, workers, x, work, bias, y, plan, tables)
+
+
+_alone, _shared = kernel(_launch), kernel(_launch, parallel=True)
+
+
+@lru_cache(maxsize=2)
+def _addresses(dtype: np.dtype) -> tuple[Any, Any]:
+    """Return the addresses of `_pack_unit` and `_worker` for arrays of `dtype`."""
+    data, integer, rest = array(dtype), types.int64, (array(PLAN), array(np.int64))
+    return (
+        address(_pack_unit, integer, data, data, *rest),
+        address(_worker, integer, integer, *[data] * 4, *rest),
+    )
+
+
+def run_amx(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, plan: Plan) -> np.ndarray:
+    """Launch a forward pass or an input gradient and return its result."""
+    y = empty(plan.shape, x.dtype)
+    if y.size:
+        workers = count_workers(plan)
+        run = _alone if plan.workers == 1 else _shared
+        run(
+            *_addresses(x.dtype), flat(x), flat(w),
+            np.zeros(y.shape[1], x.dtype) if bias is None else flat(bias), y.ravel(),
+            plan.numbers, plan.tables,
+            empty((plan.weight_size + workers * plan.scratch_size,), x.dtype),
+            len(plan.units), workers,
+        )  # fmt: skip
+    return y
