@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
+from itertools import product
 
 import numba
 import numpy as np
 import pytest
 
 from deconv_core import functional as F
-from deconv_core import geometry
+from deconv_core import geometry, memory
 from deconv_core.cpu import launch, tile
 from deconv_core.cpu.config import MACHINE, SUM_TERMS
 
@@ -98,6 +99,45 @@ def test_kernels_keep_their_share_of_the_tiles_speed(name: str) -> None:
         if share > least:
             return
     pytest.fail(f"{name} runs at {share:.2f} of the bare tile's speed, less than {least}")
+
+
+def leave(value: float) -> None:
+    """Fill whatever waits in the pool with float32 numbers."""
+    for size, blocks in memory._idle.items():
+        for block, begin in blocks:
+            np.ndarray(size // 4, np.float32, block, begin).fill(value)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    ("size", "weight", "options"),
+    [
+        ((8, 128, 14, 14), (128, 128, 2, 2), {"stride": 2}),  # direct, forward and back
+        ((1, 256, 14, 14), (256, 256, 3, 3), {"padding": 1}),  # by Winograd's tiles
+        ((64, 32, 4, 4), (32, 64, 4, 4), {"stride": 2, "padding": 1}),  # with images innermost
+        ((8, 64, 27, 27), (64, 64, 5, 5), {"padding": 2}),  # by matrix registers, if there are any
+    ],
+)
+def test_subnormal_numbers_left_in_memory_cost_nothing(
+    size: tuple[int, ...], weight: tuple[int, ...], options: dict[str, int]
+) -> None:
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal(size, np.float32), rng.standard_normal(weight, np.float32)
+    dy = F.conv_transpose2d(x, w, **options)
+    passes: list[Callable[[], object]] = [
+        lambda: F.conv_transpose2d(x, w, **options),
+        lambda: F.conv_transpose2d_input_grad(dy, w, x.shape, **options),
+        lambda: F.conv_transpose2d_weight_grad(dy, x, w.shape, **options),
+    ]
+    for call in passes:
+        call()
+        times: dict[float, list[float]] = {0.0: [], 1e-40: []}
+        for _, value in product(range(7), times):
+            leave(value)
+            start = time.perf_counter()
+            call()
+            times[value].append(time.perf_counter() - start)
+        assert min(times[1e-40]) < 2 * min(times[0.0])
 
 
 def test_tiles_multiply_in_registers() -> None:

@@ -166,6 +166,7 @@ def _worker(worker, workers, x, work, bias, y, plan, tables):
     units = tables[p.units_begin : p.units_end].reshape(-1, 6)
     first = p.weight_size + worker * p.scratch_size
     scratch = work[first : first + p.scratch_size]
+    scratch[: p.packed_size] = 0  # packing leaves some as it is: subnormal numbers would take long
     count = units.shape[0]
     task, end = share_parts(worker, workers, tables[p.ends_begin : p.ends_end], count)
     while task < end:

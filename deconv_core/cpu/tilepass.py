@@ -26,7 +26,7 @@ from .tilepassplan import TilePlan
 from .winograd import pack_tiles, unpack_tiles
 from .winoweights import pack_tile_weights
 
-_VECTOR_BYTES, _VECTORS = MACHINE.vector_bytes, MACHINE.spread[0][1]
+_VECTOR_BYTES, (_LANES, _VECTORS) = MACHINE.vector_bytes, MACHINE.spread[0]
 
 
 @kernel
@@ -38,6 +38,19 @@ def _pack(x, packed, p, start, group, lines):
             x, packed, channel // ROW * p.plane + channel % ROW, ROW, p.phase_plane, p, start,
             group, channel, min(width, p.source_channels - channel), lines,
         )  # fmt: skip
+
+
+@kernel
+def _clear_rest(packed, p, count):
+    """Zero the rows behind `count` tiles, which the last register tile multiplies in vain.
+
+    They might be subnormal numbers, which take a hundred times as long.
+    """
+    rest = -count % _LANES
+    for product in range(p.packed_size // p.phase_plane):
+        for row in range((p.source_channels + ROW - 1) // ROW):
+            first = product * p.phase_plane + row * p.plane + count * ROW
+            packed[first : first + rest * ROW] = 0
 
 
 @kernel
@@ -123,6 +136,9 @@ def _worker(
     for now in range(task, end):
         block, u = divmod(now, count)
         group = units[u, 0]
+        if packed_block < 0:
+            tiles = p.batch * p.rows * p.columns - block * p.positions
+            _clear_rest(packed, p, min(p.positions, tiles))
         if block != packed_block or group != packed_group:
             _pack(x, packed, p, block * p.positions, group, lines)
             packed_block, packed_group = block, group
