@@ -3,14 +3,15 @@
 A core has eight registers of 16 rows of 64 bytes. One instruction adds the products of 16 x 32 and
 32 x 16 numbers of bfloat16 to 16 x 16 sums in float32: 16 times the multiply-adds of a vector's. A
 float32 number is the sum of three of bfloat16, exactly: its first 8 bits, the next 8 of what is
-left, and the rest. Of the nine products of two such sums six are made, the smallest first; the
-others are below what float32 can tell (2**-26 of the product). So the results are as exact as those
-of multiply-adds in float32, or more, at up to 16 / 6 of their speed. (G. Henry, P. Tang and
+left, and the rest. Of the nine products of two such sums six are made; the others are at most
+2**-24 of the product, which float32 itself rounds by, and mostly a tenth of that. So results are as
+exact as those of multiply-adds in float32, at up to 16 / 6 of their speed. (G. Henry, P. Tang and
 A. Heinecke, 2019, arXiv:1904.06376.)
 
 Two channels share 32 bits, so that a plane of pairs of channels is one of as many elements as a
-plane of one: it has offsets, pitches and taps like any other. Numbers below 2**-117 lose bits, as
-their smaller parts are below the smallest that these registers tell from zero.
+plane of one: it has offsets, pitches and taps like any other. Numbers below 2**-110 lose bits, as
+their smaller parts are below the smallest that these registers tell from zero. An infinity, and a
+number whose first part would be one, makes NaN of the results that it is a part of.
 """
 
 from __future__ import annotations
