@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
 
 from .geometry import Axis, ceil_div
 
@@ -44,21 +47,20 @@ class Sweep:
         """Positions of all folds."""
         return self.count * self.folds
 
-    @property
+    @cached_property
     def inside(self) -> int:
         """The most taps that read the source, not zeros, for a single result."""
         phases: dict[int, list[int]] = {}
         for b, a, offset in self.taps:
             at = self.read_stride * offset + self.read_phases[a] + self.read_base
             phases.setdefault(b, []).append(at)
-        found, most = 0, max(map(len, phases.values()))
-        for q in range(self.count):
-            first = -self.read_stride * q
-            for b, places in phases.items():
-                if 0 <= self.write_stride * q + b + self.write_base < self.result:
-                    found = max(found, sum(first <= at < first + self.source for at in places))
-            if found == most:
-                break
+        found = 0
+        for b, places in phases.items():
+            first = max(0, ceil_div(-b - self.write_base, self.write_stride))
+            last = min(self.count, ceil_div(self.result - b - self.write_base, self.write_stride))
+            starts = -self.read_stride * np.arange(first, max(first, last))
+            ends = np.searchsorted(np.sort(places), [starts, starts + self.source])
+            found = max(found, int((ends[1] - ends[0]).max(initial=0)))
         return found
 
     @property

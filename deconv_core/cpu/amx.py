@@ -1,17 +1,17 @@
 """Matrix registers (AMX): tiles that multiply float32 numbers as sums of three of 8 bits.
 
 A core has eight registers of 16 rows of 64 bytes. One instruction adds the products of 16 x 32 and
-32 x 16 numbers of bfloat16 to 16 x 16 sums in float32: 16 times the multiply-adds of a vector's. A
-float32 number is the sum of three of bfloat16, exactly: its first 8 bits, the next 8 of what is
-left, and the rest. Of the nine products of two such sums six are made; the others are at most
-2**-24 of the product, which float32 itself rounds by, and mostly a tenth of that. So results are as
-exact as those of multiply-adds in float32, at up to 16 / 6 of their speed. (G. Henry, P. Tang and
-A. Heinecke, 2019, arXiv:1904.06376.)
+32 x 16 numbers of bfloat16 to 16 x 16 sums in float32: in a cycle, 16 times the multiply-adds of
+vectors. A float32 number is the sum of three of bfloat16, exactly: its first 8 bits, the next 8 of
+what is left, and the rest. Of the nine products of two such sums six are made, the largest last;
+the others are about 2**-24 of the product at most, which float32 itself rounds by, and mostly a
+tenth of that. So results are about as exact as those of multiply-adds in float32, at up to 16 / 6
+of their speed. (G. Henry, P. Tang and A. Heinecke, 2019, arXiv:1904.06376.)
 
 Two channels share 32 bits, so that a plane of pairs of channels is one of as many elements as a
-plane of one: it has offsets, pitches and taps like any other. Numbers below 2**-110 lose bits, as
-their smaller parts are below the smallest that these registers tell from zero. An infinity, and a
-number whose first part would be one, makes NaN of the results that it is a part of.
+plane of one: it has offsets, pitches and taps like any other. Numbers, and products, below 2**-103
+lose bits, as their smaller parts are below the smallest that these registers tell from zero. An
+infinity, and a number whose first part would be one, makes NaN of the results it is a part of.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def _blend(
         source = cgutils.alloca_once_value(builder, sources)
         begins = cgutils.alloca_once_value(builder, one)
         pending = cgutils.alloca_once_value(builder, zero)
-        left, right = rows * most, 8 - most  # the first registers of the factors
+        lanes, positions = rows * most, 8 - most  # their first registers, behind those of sums
         block = ir.ArrayType(ir.ArrayType(emit.vector, most), rows * SIDE)
         spare = builder.bitcast(cgutils.alloca_once(builder, block), results.type)
         line = ir.Constant(INDEX, most * SIDE * emit.size)
@@ -143,18 +143,18 @@ def _blend(
                 if i != before[0]:
                     for row in range(rows):
                         part = emit.step(factors, (i * rows + row) * SIDE * SIDE)
-                        registers.load(left + row, part, near)
+                        registers.load(lanes + row, part, near)
                 if j != before[1]:
                     part = emit.step(begin, emit.times(plane_, j * SIDE))
                     for column in range(columns):
-                        registers.load(right + column, emit.step(part, column * SIDE), apart)
+                        registers.load(positions + column, emit.step(part, column * SIDE), apart)
                 before = i, j
-                lines = range(STEP * rows * turn // 6, STEP * rows * (turn + 1) // 6, SIDE)
-                for line in lines:
-                    emit.prefetch(emit.step(factors, STEP * rows + line))
+                size = STEP * rows // len(_ORDER)
+                for ahead in range(turn * size, (turn + 1) * size, SIDE):
+                    emit.prefetch(emit.step(factors, STEP * rows + ahead))
                 for row in range(rows):
                     for column in range(columns):
-                        registers.multiply_add(left + row, right + column, row * most + column)
+                        registers.multiply_add(lanes + row, positions + column, row * most + column)
             builder.store(emit.step(factors, STEP * rows), weight)
 
         def write(target: Any, columns: int) -> None:
@@ -324,7 +324,7 @@ def _blend_python(
     depths: int, taps: np.ndarray, tap_at: int, tap_end: int, y: np.ndarray, y_at: int,
     y_pitch: int,
 ) -> None:  # fmt: skip
-    """Compute `blend` in plain Python."""
+    """Compute `blend` in plain Python, though as one sum, and with all products of parts."""
     count, lanes = -(-count // SIDE) * SIDE, high * SIDE
     sums = np.zeros((lanes, count), np.float32)
     for depth in range(depths):

@@ -89,6 +89,7 @@ def _worker(worker, workers, x, dy, partial, plan, source_at, grad_at, runs, scr
     packed, lanes = scratch[worker, : p.packed_size], scratch[worker, p.packed_size :]
     none, taps = np.zeros(LANES, x.dtype), np.zeros(1, np.int64)
     block, units = VECTORS * (_VECTOR_BYTES // x.itemsize), p.weight_size // p.panel_size
+    scratch[worker, :] = 0  # packing leaves some as it is: subnormal numbers would take long
     task, end = share(worker, workers, p.chunks * units)
     while task < end:
         chunk, unit = divmod(task, units)

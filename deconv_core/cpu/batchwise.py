@@ -32,7 +32,10 @@ _VECTOR_BYTES = MACHINE.vector_bytes
 
 @kernel
 def pack_images(task, x, packed, plan, source_at):
-    """Transpose some channels of one block of images."""
+    """Transpose some channels of one block of images.
+
+    What is not written but multiplied, in vain, becomes zero: it might be a subnormal number.
+    """
     p = plan[0]
     channels, size = p.groups * p.source_channels, p.source_h * p.source_w
     width = _VECTOR_BYTES // x.itemsize
@@ -41,6 +44,12 @@ def pack_images(task, x, packed, plan, source_at):
     first *= p.packed_together
     image, count = block * p.images, min(p.packed_together, channels - first) * size
     images = min(p.images, p.batch - image)
+    last = min(channels, first + p.packed_together)
+    for channel in range(first, last):
+        at = block * p.packed_size + channel * p.plane
+        packed[at + (size * p.images if images == p.images else 0) : at + p.plane] = 0
+    if last == channels:
+        packed[block * p.packed_size + last * p.plane : (block + 1) * p.packed_size] = 0
     for i in range(0, images, width):
         transpose(
             packed, block * p.packed_size + i, source_at, first,

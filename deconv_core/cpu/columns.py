@@ -35,7 +35,12 @@ def pack_columns(
 
     They become (chunk, tile, write phase, channel, tap, position). Whole vectors are written in the
     order of their addresses: what runs over is overwritten, and behind each phase there is room.
+    Behind the last position, the rest of a tile becomes zero: it might be subnormal numbers.
     """
+    if last * LANES > p.positions:
+        for chunk in range(p.chunks):
+            at = (chunk * (last - first) + last - 1 - first) * p.region
+            columns[at : at + p.region] = 0
     begin, end, width = part_at[first], part_at[last], _VECTOR_BYTES // x.itemsize
     image, until = parts[3 * begin + 1], parts[3 * end - 2] + 1
     for channel in range(p.source_channels):

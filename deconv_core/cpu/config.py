@@ -154,14 +154,15 @@ REREAD_VECTORS = 3
 SUM_TERMS = 48  # products added up in a row: sums of such sums lose less to rounding,
 LEAST_TERMS = 8  # and fewer, so many at least,
 CAREFUL_MACS = 1 << 24  # in passes of so many multiply-adds
-MATRIX_SHARE = 1.1  # of the direct products, those of matrix registers may be so many,
-MATRIX_TERMS = 96  # where a result is a sum of so many at least: moving it costs too much else,
-MATRIX_PHASES = 1  # and a source has so many: blocks of more are small, weights read too often
+# Matrix registers may make so many times the direct products of vectors,
+MATRIX_SHARE = 1.1
+MATRIX_TERMS = 96  # if a result is a sum of at least so many products, as moving it costs as well,
+MATRIX_PHASES = 1  # and a source has at most so many phases: with more, blocks become small
 # Of a block that they multiply: its source's bytes, and its positions, at least and at most.
 MATRIX_BYTES = 1 << 20
 MATRIX_POSITIONS = 128, 1024
 MATRIX_WEIGHTS = 1 << 14  # weights that are packed together, about
-MATRIX_STEPS = 8  # of 32 channels, that are added up in a row
+MATRIX_STEPS = 8  # of 32 channels, that are added up in a row: up to twice as many less two
 # Products of matrices: of another plan's products they may take so many, moves included, without
 # and with strides to write at.
 GEMM_SHARE = 0.95, 0.72

@@ -43,7 +43,7 @@ FIELDS = (
     "panel_pitch packed_size panel_size unit_panel phase_rows "
     "weight_size scratch_size "  # all units' weights (or sums), one worker's workspace
     "kernel w_lane w_channel streams tile_size lanes_size unit_run "  # weights and their sums
-    "terms "  # products that are added up in a row, those of zeros around the picture included
+    "terms "  # products that are added up in a row, those with zeros around the picture included
     "ahead "  # from what a tile reads of the packed source to what it calls for
     "plain straight "  # whether tiles write the result: all, or those of so many vectors
     "rowwise "  # whether a weight gradient reads the gradient's rows as they lie
@@ -278,8 +278,9 @@ def finish(
         taps, kernel = taps[order], kernel[order]
     if numbers["joint"] > 1:
         taps, kernel, starts = join(taps, kernel, starts, numbers["joint"])
-    most = int(np.diff(starts).max())
-    numbers["terms"] = pass_terms(geometry, rows, columns, work.source, most)
+    if not work.dot:
+        most = int(np.diff(starts).max())
+        numbers["terms"] = pass_terms(geometry, rows, columns, work.source, most)
     work_parts = numbers["chunks"] or numbers["blocks"]
     ends = chunk_ends(work_parts, map(sum, _runs(numbers)))
     found = (
