@@ -95,7 +95,8 @@ def test_numbers_are_the_sums_of_their_parts() -> None:
         ((1, 256, 104, 104), (512, 256, 2, 2), {"stride": 2}, [False, True]),
         ((8, 64, 56, 56), (64, 64, 3, 3), {"padding": 1}, [False, False]),  # by Winograd's tiles
         ((1, 3, 224, 224), (64, 3, 7, 7), {"stride": 2, "padding": 3}, [False, False]),
-        ((1, 64, 56, 56), (256, 64, 1, 1), {}, [False, True]),
+        ((16, 64, 56, 56), (256, 64, 1, 1), {}, [False, True]),
+        ((1, 64, 56, 56), (256, 64, 1, 1), {}, [False, False]),  # too few tasks
     ],
 )
 def test_long_sums_are_made_by_matrix_registers(

@@ -14,6 +14,7 @@ from .config import (
     MATRIX_PHASES,
     MATRIX_POSITIONS,
     MATRIX_SHARE,
+    MATRIX_TASKS,
     MATRIX_TERMS,
     PANEL_BYTES,
     SHARED_MACS,
@@ -54,7 +55,8 @@ def cut_amx(geometry: ConvGeometry, adjoint: bool) -> Plan:
     channels = geometry.in_channels // geometry.groups, geometry.out_channels // geometry.groups
     source, result = channels[::-1] if adjoint else channels
     depths, parts = ceil_div(source, DEPTH), ceil_div(result, _LANES)
-    blocks = least_blocks(geometry, geometry.groups * parts)
+    tasks = geometry.groups * parts  # of a block: fewer than vectors make
+    blocks = max(least_blocks(geometry, tasks), ceil_div(MATRIX_TASKS, tasks))
     work = Pass(geometry.batch, *sweeps, source, result, itemsize, False, blocks)
     numbers = dict.fromkeys(FIELDS, 0) | {"chunk": source, "joint": 1} | _layout(work, depths)
     taps = len(sweeps[0].taps) * len(sweeps[1].taps)
@@ -91,7 +93,8 @@ def amx_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Plan | Non
     if not MATRIX or itemsize != 4 or geometry.macs < SHARED_MACS:
         return None
     direct, plan = spread_plan(geometry, adjoint, itemsize), cut_amx(geometry, adjoint)
-    if len(plan.read_h) * len(plan.read_w) > MATRIX_PHASES:
+    tasks = len(plan.units) * int(plan.numbers["blocks"][0])
+    if tasks < MATRIX_TASKS or len(plan.read_h) * len(plan.read_w) > MATRIX_PHASES:
         return None
     terms = int(plan.numbers["source_channels"][0]) * len(plan.taps) // (len(plan.phase_at) - 1)
     cheaper = _made(plan) <= MATRIX_SHARE * made_by_spread(direct)
