@@ -84,26 +84,17 @@ class _Registers:
         self._call("tdpbf16ps", *[ir.Constant(_I8, n) for n in (total, a, b)])
 
 
-@intrinsic
-def _open(typing: Any) -> tuple[Any, Callable[..., Any]]:
-    """Emit `open_registers`."""
+def _alone(instruction: Callable[[_Registers], None]) -> Any:
+    """Return an intrinsic that is a single instruction without operands."""
 
-    def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
-        _Registers(builder).configure()
-        return context.get_dummy_value()
+    def typed(typing: Any) -> tuple[Any, Callable[..., Any]]:
+        def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
+            instruction(_Registers(builder))
+            return context.get_dummy_value()
 
-    return types.void(), generate
+        return types.void(), generate
 
-
-@intrinsic
-def _close(typing: Any) -> tuple[Any, Callable[..., Any]]:
-    """Emit `close_registers`."""
-
-    def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
-        _Registers(builder).release()
-        return context.get_dummy_value()
-
-    return types.void(), generate
+    return intrinsic(typed)
 
 
 @intrinsic(prefer_literal=True)
@@ -370,7 +361,8 @@ if config.DISABLE_JIT or not MATRIX:
     open_registers = close_registers = _nothing
 else:
     split_pairs, split_rows = _split_pairs, _split_rows
-    open_registers, close_registers = _open, _close
+    open_registers = _alone(_Registers.configure)
+    close_registers = _alone(_Registers.release)
 
 
 @linked("iiaiaiiiniiaii")

@@ -6,13 +6,8 @@ into parts; multiply each unit's weights, split too, into a panel of results; an
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any
-
 import numpy as np
-from numba import prange, types
 
-from ..memory import empty
 from .amx import (
     DEPTH,
     PARTS,
@@ -24,13 +19,12 @@ from .amx import (
     split_pairs,
     split_rows,
 )
-from .arrays import flat
 from .config import MATRIX_WEIGHTS
 from .jit import kernel
-from .launch import address, array, call
 from .pack import pack_source, pack_weights, unpack, weight_places
-from .plan import PLAN, Plan
-from .tasks import block_at, count_workers, positions_of, share_parts
+from .plan import Plan
+from .tasks import block_at, positions_of, share_parts
+from .units import run_units
 
 
 @kernel
@@ -138,41 +132,6 @@ def _worker(worker, workers, x, work, bias, y, plan, tables):
     close_registers()
 
 
-def _launch(pack, run, x, w, bias, y, plan, tables, work, units, workers):
-    """Pack the weights of `units`, then run all tasks.
-
-    The kernels that do so are at the addresses `pack` and `run`.
-    """
-    for u in prange(units):
-        call(pack, u, w, work, plan, tables)
-    for worker in prange(workers):
-        call(run, worker, workers, x, work, bias, y, plan, tables)
-
-
-_alone, _shared = kernel(_launch), kernel(_launch, parallel=True)
-
-
-@lru_cache(maxsize=2)
-def _addresses(dtype: np.dtype) -> tuple[Any, Any]:
-    """Return the addresses of `_pack_unit` and `_worker` for arrays of `dtype`."""
-    data, integer, rest = array(dtype), types.int64, (array(PLAN), array(np.int64))
-    return (
-        address(_pack_unit, integer, data, data, *rest),
-        address(_worker, integer, integer, *[data] * 4, *rest),
-    )
-
-
 def run_amx(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, plan: Plan) -> np.ndarray:
     """Launch a forward pass or an input gradient and return its result."""
-    y = empty(plan.shape, x.dtype)
-    if y.size:
-        workers = count_workers(plan)
-        run = _alone if plan.workers == 1 else _shared
-        run(
-            *_addresses(x.dtype), flat(x), flat(w),
-            np.zeros(y.shape[1], x.dtype) if bias is None else flat(bias), y.ravel(),
-            plan.numbers, plan.tables,
-            empty((plan.weight_size + workers * plan.scratch_size,), x.dtype),
-            len(plan.units), workers,
-        )  # fmt: skip
-    return y
+    return run_units(_pack_unit, _worker, x, w, bias, plan)

@@ -20,7 +20,7 @@ from .config import (
     SHARED_MACS,
 )
 from .gemmplan import made_by_spread
-from .plan import FIELDS, Plan, finish, least_blocks, spread_plan, sweep_numbers
+from .plan import Plan, finish, least_blocks, pass_numbers, spread_plan
 
 _LANES = SIDE * max(TILES)  # of a unit
 _BEYOND = SIDE * max(TILES.values())  # what tiles read and write beyond the last position
@@ -58,23 +58,17 @@ def cut_amx(geometry: ConvGeometry, adjoint: bool) -> Plan:
     tasks = geometry.groups * parts  # of a block: fewer than vectors make
     blocks = max(least_blocks(geometry, tasks), ceil_div(MATRIX_TASKS, tasks))
     work = Pass(geometry.batch, *sweeps, source, result, itemsize, False, blocks)
-    numbers = dict.fromkeys(FIELDS, 0) | {"chunk": source, "joint": 1} | _layout(work, depths)
-    taps = len(sweeps[0].taps) * len(sweeps[1].taps)
-    kernel = geometry.rows.kernel * geometry.cols.kernel
+    numbers = pass_numbers(geometry, work, sweeps, _layout(work, depths)) | {"depths": depths}
+    kernel = numbers["kernel"]
     inner = geometry.weight_shape[1] * kernel
-    numbers |= {
-        "groups": geometry.groups, "source_channels": source, "result_channels": result,
-        "kernel": taps, "depths": depths,
-    }  # fmt: skip
     # A unit's weights are packed with source channels for lanes.
     numbers["w_channel"], numbers["w_lane"] = (kernel, inner) if adjoint else (inner, kernel)
-    numbers |= sweep_numbers(geometry.batch, *sweeps)
     units, at = [], 0
     for group in range(geometry.groups):
         for first in range(0, result, _LANES):
             lanes = min(_LANES, result - first)
             high = ceil_div(lanes, SIDE)
-            size = high * STEP * depths * taps
+            size = high * STEP * depths * kernel
             units.append((group, first, lanes, at, high, size))
             at += size
     shape = geometry.input_shape if adjoint else geometry.output_shape
@@ -92,10 +86,12 @@ def amx_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Plan | Non
     """Plan a forward pass or, with `adjoint`, an input gradient; None if another is cheaper."""
     if not MATRIX or itemsize != 4 or geometry.macs < SHARED_MACS:
         return None
-    direct, plan = spread_plan(geometry, adjoint, itemsize), cut_amx(geometry, adjoint)
-    tasks = len(plan.units) * int(plan.numbers["blocks"][0])
-    if tasks < MATRIX_TASKS or len(plan.read_h) * len(plan.read_w) > MATRIX_PHASES:
+    direct = spread_plan(geometry, adjoint, itemsize)
+    p = direct.numbers[0]
+    terms = p["source_channels"] * p["kernel"] // (p["write_stride_h"] * p["write_stride_w"])
+    if terms < MATRIX_TERMS or len(direct.read_h) * len(direct.read_w) > MATRIX_PHASES:
         return None
-    terms = int(plan.numbers["source_channels"][0]) * len(plan.taps) // (len(plan.phase_at) - 1)
+    plan = cut_amx(geometry, adjoint)
+    tasks = len(plan.units) * int(plan.numbers["blocks"][0])
     cheaper = _made(plan) <= MATRIX_SHARE * made_by_spread(direct)
-    return plan if cheaper and terms >= MATRIX_TERMS else None
+    return plan if cheaper and tasks >= MATRIX_TASKS else None

@@ -33,7 +33,7 @@ from .config import (
 )
 from .joint import join, joint_taps
 
-FIELDS = (
+_FIELDS = (
     "groups source_channels result_channels source_h source_w result_h result_w "  # per group
     "read_stride_h read_stride_w read_base_h read_base_w "
     "write_stride_h write_stride_w write_base_h write_base_w "
@@ -56,8 +56,8 @@ FIELDS = (
     "depths"  # chunks of channels that a matrix register holds
 ).split()
 _TABLES = "read_h read_w taps tap_kernel phase_at ends units".split()
-FIELDS += [f"{table}_{end}" for table in _TABLES for end in ("begin", "end")]
-PLAN = np.dtype([(name, np.int64) for name in FIELDS])
+_FIELDS += [f"{table}_{end}" for table in _TABLES for end in ("begin", "end")]
+PLAN = np.dtype([(name, np.int64) for name in _FIELDS])
 
 
 @dataclass(frozen=True)
@@ -173,12 +173,19 @@ def _common(geometry: ConvGeometry, work: Pass) -> tuple[dict[str, int], tuple[S
     else:  # of a 1x1 pass without strides, a picture is one long row
         rows, columns = plain_sweeps(work.rows, work.columns) or (work.rows, work.columns)
         (rows, columns), layout = _least_packed(work._replace(rows=rows, columns=columns))
-    numbers = dict.fromkeys(FIELDS, 0) | {"chunk": work.source, "joint": 1} | layout
+    return pass_numbers(geometry, work, (rows, columns), layout), (rows, columns)
+
+
+def pass_numbers(
+    geometry: ConvGeometry, work: Pass, sweeps: tuple[Sweep, Sweep], layout: dict[str, int]
+) -> dict[str, int]:
+    """Return all fields of a plan that makes `sweeps`: zero where its layout has none."""
+    numbers = dict.fromkeys(_FIELDS, 0) | {"chunk": work.source, "joint": 1} | layout
     numbers |= {
         "groups": geometry.groups, "source_channels": work.source, "result_channels": work.result,
         "kernel": len(work.rows.taps) * len(work.columns.taps),
     }  # fmt: skip
-    return numbers | sweep_numbers(geometry.batch, rows, columns), (rows, columns)
+    return numbers | sweep_numbers(geometry.batch, *sweeps)
 
 
 def sweep_numbers(batch: int, rows: Sweep, columns: Sweep) -> dict[str, int]:

@@ -6,22 +6,16 @@ register tiles over it (tile.py), and unpack the panel of their results.
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any
-
 import numpy as np
-from numba import prange, types
 
-from ..memory import empty
-from .arrays import flat
 from .config import AHEAD_TILES, MACHINE
 from .jit import kernel
-from .launch import address, array, call
 from .pack import pack_joint_weights, pack_source, pack_weights, unpack, weight_places
-from .plan import PLAN, Plan
+from .plan import Plan
 from .rows import prefetch
-from .tasks import block_at, count_workers, positions_of, share_parts
+from .tasks import block_at, positions_of, share_parts
 from .tile import spread
+from .units import run_units
 
 _VECTOR_BYTES, _MOST_LANES = MACHINE.vector_bytes, MACHINE.spread[0][0]
 
@@ -178,41 +172,6 @@ def _worker(worker, workers, x, work, bias, y, plan, tables):
         task += last - unit
 
 
-def _launch(pack, run, x, w, bias, y, plan, tables, work, units, workers):
-    """Pack the weights of `units`, then run all tasks.
-
-    The kernels that do so are at the addresses `pack` and `run`.
-    """
-    for u in prange(units):
-        call(pack, u, w, work, plan, tables)
-    for worker in prange(workers):
-        call(run, worker, workers, x, work, bias, y, plan, tables)
-
-
-_alone, _shared = kernel(_launch), kernel(_launch, parallel=True)
-
-
-@lru_cache(maxsize=2)
-def _addresses(dtype: np.dtype) -> tuple[Any, Any]:
-    """Return the addresses of `_pack_unit` and `_worker` for arrays of `dtype`."""
-    data, integer, rest = array(dtype), types.int64, (array(PLAN), array(np.int64))
-    return (
-        address(_pack_unit, integer, data, data, *rest),
-        address(_worker, integer, integer, *[data] * 4, *rest),
-    )
-
-
 def run_spread(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, plan: Plan) -> np.ndarray:
     """Launch a forward pass or an input gradient and return its result."""
-    y = empty(plan.shape, x.dtype)
-    if y.size:
-        workers = count_workers(plan)
-        run = _alone if plan.workers == 1 else _shared
-        run(
-            *_addresses(x.dtype), flat(x), flat(w),
-            np.zeros(y.shape[1], x.dtype) if bias is None else flat(bias), y.ravel(),
-            plan.numbers, plan.tables,
-            empty((plan.weight_size + workers * plan.scratch_size,), x.dtype),
-            len(plan.units), workers,
-        )  # fmt: skip
-    return y
+    return run_units(_pack_unit, _worker, x, w, bias, plan)
