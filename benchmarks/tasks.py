@@ -16,9 +16,10 @@ from itertools import chain, pairwise
 from typing import Any
 from unittest import mock
 
+import numba
 import numpy as np
 
-from deconv_core.cpu import batchplan, conv, gemmplan, linear, tilegradplan
+from deconv_core.cpu import batchplan, conv, gemmplan, linear, tasks, tilegradplan
 from deconv_core.cpu.amx import DEPTH, SIDE
 from deconv_core.cpu.amxpass import run_amx
 from deconv_core.cpu.batchgradplan import BatchDotPlan, BatchGradPlan
@@ -28,11 +29,14 @@ from deconv_core.cpu.config import MACHINE
 from deconv_core.cpu.conv import choose, choose_grad
 from deconv_core.cpu.gemmplan import GemmPlan
 from deconv_core.cpu.plan import Plan
-from deconv_core.cpu.tasks import share_parts
 from deconv_core.cpu.tilegradplan import TileGradPlan
 from deconv_core.cpu.tilepassplan import TilePlan
 from deconv_core.cpu.wideplan import WidePlan
 from deconv_core.geometry import ConvGeometry, ceil_div
+
+share_parts = numba.njit(
+    lambda worker, workers, ends, each: tasks.share_parts(worker, workers, ends, each)
+)
 
 KINDS = {  # of a convolution's passes, of a transposed one's
     "forward": ("result", "source gradient"),
@@ -271,7 +275,7 @@ def watched() -> Iterator[Counter[Launch]]:
     combine, forward = linear._combine, linear._forward
 
     def strips(*given: Any) -> None:
-        _, _, _, weights, _, channels, columns, _, strip, *_ = given
+        _, _, weights, _, channels, columns, _, strip, *_ = given
         found[_of_strips(columns, channels, weights.size // channels, strip)] += 1
         combine(*given)
 

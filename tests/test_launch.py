@@ -1,44 +1,76 @@
-"""Kernels that loops call by address."""
+"""Kernels that others launch and call by name."""
 
 from __future__ import annotations
 
 import numba
 import numpy as np
 import pytest
-from numba import prange, types
+from numba import config
 
-from deconv_core.cpu.launch import address, array, call
+from deconv_core.cpu.jit import entry, kernel
+from deconv_core.cpu.launch import call, launch, launched
 
 PAIR = np.dtype([("low", np.int64), ("high", np.int64)])
 
 
-@numba.njit
+@kernel
 def _fill_row(row, y, scale, pair):
     """Write one row: its number times `scale`, in columns low to high."""
     y[row, pair[0].low : pair[0].high] = scale * row
 
 
-def _fill(run, y, scale, pair):
-    """Write all rows with the kernel at the address `run`."""
-    for row in prange(y.shape[0]):
-        call(run, row, y, scale, pair)
+@kernel
+def _fill_rows(worker, workers, y, scale, pair):
+    """Write the worker's rows."""
+    for row in range(worker, y.shape[0], workers):
+        call(_fill_row, row, y, scale, pair)
 
 
-@pytest.mark.parametrize("options", [{}, {"parallel": True}])
-def test_a_loop_calls_the_kernel_at_an_address(dtype: type, options: dict[str, bool]) -> None:
-    fill = numba.njit(_fill, **options)
-    scalar = types.float32 if dtype is np.float32 else types.float64
-    run = address(_fill_row, types.int64, array(dtype, 2), scalar, array(PAIR))
+@entry
+def _fill(workers, y, scale, pair):
+    """Write all rows."""
+    launch(_fill_rows, workers, y, scale, pair)
+
+
+@launched
+def _count(worker, workers, seen, sizes, halve):
+    """Note who came, with a tuple and a flag among the arguments."""
+    seen[worker] += workers * sizes[0] // (2 if halve else 1)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2, 5])
+def test_each_worker_runs_once(workers: int) -> None:
+    seen = np.zeros(8, np.int64)
+    _count(workers, seen, (6, 1), False)
+    assert seen.tolist() == [6 * workers] * workers + [0] * (8 - workers)
+    _count(workers, seen, (6, 1), True)
+    assert seen.tolist() == [9 * workers] * workers + [0] * (8 - workers)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 9])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_launched_kernel_calls_another(dtype: type, workers: int, threads: int) -> None:
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(threads, config.NUMBA_NUM_THREADS))
     y = np.zeros((5, 4), dtype)
-    fill(run, y, dtype(0.5), np.array([(1, 3)], PAIR))
+    try:
+        _fill(workers, y, dtype(0.5), np.array([(1, 3)], PAIR))
+    finally:
+        numba.set_num_threads(before)
     expected = np.zeros((5, 4))
     expected[:, 1:3] = np.arange(5)[:, None] / 2
     np.testing.assert_array_equal(y, expected)
 
 
-def test_a_kernel_is_compiled_once_for_the_same_types() -> None:
-    kinds = types.int64, array(np.float32, 2), types.float32, array(PAIR)
-    assert address(_fill_row, *kinds) == address(_fill_row, *kinds)
-    assert address(_fill_row, *kinds) != address(
-        _fill_row, types.int64, array(np.float64, 2), types.float64, array(PAIR)
-    )
+def test_a_kernel_is_compiled_once_for_arguments_alike() -> None:
+    y, pair = np.zeros((3, 4), np.float32), np.array([(0, 4)], PAIR)
+    _fill(2, y, np.float32(1), pair)
+    _fill(np.int32(3), y, np.float32(1), pair)
+    compiled = [types for types in _fill_rows.overloads if types[2].dtype == numba.float32]
+    assert len(compiled) == 1
+
+
+def test_python_cannot_call_a_kernel_for_kernels() -> None:
+    _fill(1, np.zeros((1, 4)), 1.0, np.array([(0, 4)], PAIR))
+    with pytest.raises(TypeError, match="_fill_row is a kernel for other kernels"):
+        _fill_row(0, np.zeros((1, 4)), 1.0, np.array([(0, 4)], PAIR))

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import calls
+import numba
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deconv_core import functional as F
-from deconv_core.cpu import blocking
-from deconv_core.cpu.tasks import share, share_parts
+from deconv_core.cpu import blocking, tasks
+
+share = numba.njit(lambda worker, workers, count: tasks.share(worker, workers, count))
+share_parts = numba.njit(
+    lambda worker, workers, ends, units: tasks.share_parts(worker, workers, ends, units)
+)
 
 
 @given(

@@ -20,10 +20,11 @@ from .amx import (
     split_rows,
 )
 from .config import MATRIX_WEIGHTS
-from .jit import kernel
+from .jit import entry, kernel
+from .launch import launch
 from .pack import pack_source, pack_weights, unpack, weight_places
 from .plan import Plan
-from .tasks import block_at, positions_of, share_parts
+from .tasks import block_at, positions_of, share, share_parts
 from .units import run_units
 
 
@@ -77,12 +78,19 @@ def _block(
 
 
 @kernel(_nrt=True)  # it allocates
-def _pack_unit(u, w, weights, plan, tables):
-    """Pack the weights of unit `u` as (phase, depth, tap, part, lane, pair of channels)."""
-    p = plan[0]
+def _pack_units(worker, workers, w, weights, plan, tables):
+    """Pack the weights of the worker's units."""
+    units = tables[plan[0].units_begin : plan[0].units_end].reshape(-1, 6)
+    begin, end = share(worker, workers, units.shape[0])
+    for u in range(begin, end):
+        _pack_unit(units[u], w, weights, plan[0], tables)
+
+
+@kernel(_nrt=True)  # it allocates
+def _pack_unit(unit, w, weights, p, tables):
+    """Pack the weights of a unit as (phase, depth, tap, part, lane, pair of channels)."""
     tap_kernel = tables[p.tap_kernel_begin : p.tap_kernel_end]
     phase_at = tables[p.phase_at_begin : p.phase_at_end]
-    unit = tables[p.units_begin + 6 * u : p.units_begin + 6 * u + 6]
     group, first, lanes, high = unit[0], unit[1], unit[2], unit[4]
     run = max(1, min(lanes, MATRIX_WEIGHTS // (p.kernel * DEPTH)))
     places = weight_places(p, tap_kernel, phase_at, run, DEPTH)
@@ -132,6 +140,13 @@ def _worker(worker, workers, x, work, bias, y, plan, tables):
     close_registers()
 
 
+@entry
+def _launch(x, w, bias, y, plan, tables, work, workers):
+    """Pack the weights of all units, then run all tasks."""
+    launch(_pack_units, workers, w, work, plan, tables)
+    launch(_worker, workers, x, work, bias, y, plan, tables)
+
+
 def run_amx(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, plan: Plan) -> np.ndarray:
     """Launch a forward pass or an input gradient and return its result."""
-    return run_units(_pack_unit, _worker, x, w, bias, plan)
+    return run_units(_launch, x, w, bias, plan)

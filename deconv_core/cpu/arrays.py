@@ -8,8 +8,6 @@ import numpy as np
 
 from ..memory import empty
 
-STRIP = 1 << 14  # elements of one task of an elementwise kernel
-
 
 def flat(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Return `x` as one dimension: a view where its memory allows, else a copy.

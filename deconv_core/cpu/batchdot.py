@@ -6,21 +6,15 @@ so nothing of a halo is multiplied.
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any
-
-import numba
 import numpy as np
-from numba import prange, types
 
 from ..memory import empty
 from .arrays import flat
 from .batchgradplan import BatchDotPlan
 from .dot import multiply, stream_offsets, write_unit
-from .jit import kernel
-from .launch import address, array, call
-from .plan import PLAN
-from .tasks import add_chunks, share
+from .jit import entry, kernel
+from .launch import launch
+from .tasks import add_chunks, count_workers, share
 from .transpose import transpose
 
 
@@ -76,44 +70,28 @@ def _worker(worker, workers, x, dy, partial, plan, source_at, grad_at, taps, uni
 
 
 @kernel
-def _finish_unit(u, partial, dw, plan, tap_kernel, units):
-    """Add up the chunks of unit `u` in their order, and write it."""
-    add_chunks(partial, units[u, 3], units[u, 3] + units[u, 5])
-    write_unit(dw, partial[0], plan[0], tap_kernel, units, u)
+def _finish_units(worker, workers, partial, dw, plan, tap_kernel, units):
+    """Add up the chunks of the worker's units in their order, and write them."""
+    begin, end = share(worker, workers, units.shape[0])
+    for u in range(begin, end):
+        add_chunks(partial, units[u, 3], units[u, 3] + units[u, 5])
+        write_unit(dw, partial[0], plan[0], tap_kernel, units, u)
 
 
-@kernel(parallel=True)
-def _launch(
-    run, finish, x, dy, dw, plan, source_at, grad_at, taps, tap_kernel, units, partial, scratch
-):
-    """Run all tasks, then finish all units, with the kernels at the addresses given."""
+@entry
+def _launch(x, dy, dw, plan, source_at, grad_at, taps, tap_kernel, units, partial, scratch):
+    """Run all tasks, then finish all units."""
     workers = scratch.shape[0]
-    for worker in prange(workers):
-        call(run, worker, workers, x, dy, partial, plan, source_at, grad_at, taps, units, scratch)
-    for u in prange(units.shape[0]):
-        call(finish, u, partial, dw, plan, tap_kernel, units)
-
-
-@lru_cache(maxsize=2)
-def _addresses(dtype: np.dtype) -> tuple[Any, Any]:
-    """Return the addresses of `_worker` and `_finish_unit` for arrays of `dtype`."""
-    data, rows, integer = array(dtype), array(dtype, 2), types.int64
-    table, units = array(np.int64), array(np.int64, 2)
-    return (
-        address(
-            _worker, integer, integer, data, data, rows, array(PLAN), table, table, table, units,
-            rows,
-        ),
-        address(_finish_unit, integer, rows, data, array(PLAN), table, units),
-    )  # fmt: skip
+    launch(_worker, workers, x, dy, partial, plan, source_at, grad_at, taps, units, scratch)
+    launch(_finish_units, workers, partial, dw, plan, tap_kernel, units)
 
 
 def run_batch_dot(x: np.ndarray, dy: np.ndarray, plan: BatchDotPlan) -> np.ndarray:
     """Launch a weight gradient and return its result."""
     dw = empty(plan.shape, x.dtype)
-    p, workers = plan.numbers[0], min(numba.get_num_threads(), plan.workers)
+    p, workers = plan.numbers[0], count_workers(plan.workers)
     _launch(
-        *_addresses(x.dtype), flat(x), flat(dy), dw.ravel(), plan.numbers,
+        flat(x), flat(dy), dw.ravel(), plan.numbers,
         plan.source_at, plan.grad_at, plan.taps, plan.tap_kernel, plan.units,
         empty((int(p["chunks"]), int(p["weight_size"])), x.dtype),
         empty((workers, int(p["scratch_size"])), x.dtype),

@@ -7,22 +7,16 @@ lanes are result channels, its vectors run over source channels.
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any
-
-import numba
 import numpy as np
-from numba import prange, types
 
 from ..memory import empty
 from .arrays import flat
 from .batchgradplan import BatchGradPlan
 from .batchplan import LANES, VECTORS
 from .config import AHEAD_PLANES, MACHINE, SUM_TERMS
-from .jit import kernel
-from .launch import address, array, call
-from .plan import PLAN
-from .tasks import add_chunks, share
+from .jit import entry, kernel
+from .launch import launch
+from .tasks import add_chunks, count_workers, share
 from .tile import spread
 from .transpose import evenly, transpose
 
@@ -112,56 +106,44 @@ def _worker(worker, workers, x, dy, partial, plan, source_at, grad_at, runs, scr
 
 
 @kernel(_nrt=True)  # it allocates
-def _finish_unit(unit, partial, dw, plan):
-    """Add up the chunks of a unit in their order, and write it."""
+def _finish_units(worker, workers, partial, dw, plan):
+    """Add up the chunks of the worker's units in their order, and write them."""
     p, width = plan[0], _VECTOR_BYTES // dw.itemsize
-    block, units, at = VECTORS * width, p.weight_size // p.panel_size, unit * p.panel_size
-    add_chunks(partial, at, at + p.panel_size)
-    source, first = divmod(unit, p.tiles)
-    group, channel = divmod(source, units // (p.tiles * p.groups))
-    channel *= block
-    first *= LANES
-    channels = min(block, p.source_channels - channel)
-    places = evenly(channels, p.kernel)
-    for lane in range(min(LANES, p.result_channels - first)):
-        of = (group * p.result_channels + first + lane) * p.source_channels + channel
-        for tap in range(0, p.kernel, width):
-            transpose(
-                dw, of * p.kernel + tap, places, 0,
-                partial[0], at + (tap * LANES + lane) * block, LANES * block,
-                min(width, p.kernel - tap), channels, 1 if p.kernel <= width else 0,
-            )  # fmt: skip
+    block, units, size = VECTORS * width, p.weight_size // p.panel_size, p.panel_size
+    begin, end = share(worker, workers, units)
+    for unit in range(begin, end):
+        at = unit * size
+        add_chunks(partial, at, at + size)
+        source, first = divmod(unit, p.tiles)
+        group, channel = divmod(source, units // (p.tiles * p.groups))
+        channel *= block
+        first *= LANES
+        channels = min(block, p.source_channels - channel)
+        places = evenly(channels, p.kernel)
+        for lane in range(min(LANES, p.result_channels - first)):
+            of = (group * p.result_channels + first + lane) * p.source_channels + channel
+            for tap in range(0, p.kernel, width):
+                transpose(
+                    dw, of * p.kernel + tap, places, 0,
+                    partial[0], at + (tap * LANES + lane) * block, LANES * block,
+                    min(width, p.kernel - tap), channels, 1 if p.kernel <= width else 0,
+                )  # fmt: skip
 
 
-@kernel(parallel=True)
-def _launch(run, finish, x, dy, dw, plan, source_at, grad_at, runs, partial, scratch):
-    """Run all tasks, then finish all units, with the kernels at the addresses given."""
+@entry
+def _launch(x, dy, dw, plan, source_at, grad_at, runs, partial, scratch):
+    """Run all tasks, then finish all units."""
     workers = scratch.shape[0]
-    for worker in prange(workers):
-        call(run, worker, workers, x, dy, partial, plan, source_at, grad_at, runs, scratch)
-    for unit in prange(plan[0].weight_size // plan[0].panel_size):
-        call(finish, unit, partial, dw, plan)
-
-
-@lru_cache(maxsize=2)
-def _addresses(dtype: np.dtype) -> tuple[Any, Any]:
-    """Return the addresses of `_worker` and `_finish_unit` for arrays of `dtype`."""
-    data, rows, integer, table = array(dtype), array(dtype, 2), types.int64, array(np.int64)
-    return (
-        address(
-            _worker, integer, integer, data, data, rows, array(PLAN), table, table,
-            array(np.int64, 2), rows,
-        ),
-        address(_finish_unit, integer, rows, data, array(PLAN)),
-    )  # fmt: skip
+    launch(_worker, workers, x, dy, partial, plan, source_at, grad_at, runs, scratch)
+    launch(_finish_units, workers, partial, dw, plan)
 
 
 def run_batch_grad(x: np.ndarray, dy: np.ndarray, plan: BatchGradPlan) -> np.ndarray:
     """Launch a weight gradient and return its result."""
     dw = empty(plan.shape, x.dtype)
-    p, workers = plan.numbers[0], min(numba.get_num_threads(), plan.workers)
+    p, workers = plan.numbers[0], count_workers(plan.workers)
     _launch(
-        *_addresses(x.dtype), flat(x), flat(dy), dw.ravel(), plan.numbers,
+        flat(x), flat(dy), dw.ravel(), plan.numbers,
         plan.source_at, plan.grad_at, plan.runs,
         empty((int(p["chunks"]), int(p["weight_size"])), x.dtype),
         empty((workers, int(p["scratch_size"])), x.dtype),

@@ -7,23 +7,17 @@ class by class (batchplan.py), and transposes the sums into the result.
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any
-
-import numba
 import numpy as np
-from numba import prange, types
 
 from ..memory import empty
 from .arrays import flat
 from .batchplan import BatchPlan
 from .config import AHEAD_PLANES, MACHINE, SUM_TERMS
-from .jit import kernel
-from .launch import address, array, call
+from .jit import entry, kernel
+from .launch import launch
 from .pack import pack_weights, weight_places
-from .plan import PLAN
 from .rows import move
-from .tasks import share
+from .tasks import count_workers, share
 from .tile import spread
 from .transpose import gather, transpose
 
@@ -31,8 +25,8 @@ _VECTOR_BYTES = MACHINE.vector_bytes
 
 
 @kernel
-def pack_images(task, x, packed, plan, source_at):
-    """Transpose some channels of one block of images.
+def pack_images(worker, workers, x, packed, plan, source_at):
+    """Transpose the worker's blocks of images, some channels at a time.
 
     What is not written but multiplied, in vain, becomes zero: it might be a subnormal number.
     """
@@ -40,22 +34,24 @@ def pack_images(task, x, packed, plan, source_at):
     channels, size = p.groups * p.source_channels, p.source_h * p.source_w
     width = _VECTOR_BYTES // x.itemsize
     groups = (channels + p.packed_together - 1) // p.packed_together
-    block, first = divmod(task, groups)
-    first *= p.packed_together
-    image, count = block * p.images, min(p.packed_together, channels - first) * size
-    images = min(p.images, p.batch - image)
-    last = min(channels, first + p.packed_together)
-    for channel in range(first, last):
-        at = block * p.packed_size + channel * p.plane
-        packed[at + (size * p.images if images == p.images else 0) : at + p.plane] = 0
-    if last == channels:
-        packed[block * p.packed_size + last * p.plane : (block + 1) * p.packed_size] = 0
-    for i in range(0, images, width):
-        transpose(
-            packed, block * p.packed_size + i, source_at, first,
-            x, ((image + i) * channels + first) * size, channels * size, min(width, images - i),
-            count, 0,
-        )  # fmt: skip
+    begin, end = share(worker, workers, p.blocks * groups)
+    for task in range(begin, end):
+        block, first = divmod(task, groups)
+        first *= p.packed_together
+        image, count = block * p.images, min(p.packed_together, channels - first) * size
+        images = min(p.images, p.batch - image)
+        last = min(channels, first + p.packed_together)
+        for channel in range(first, last):
+            at = block * p.packed_size + channel * p.plane
+            packed[at + (size * p.images if images == p.images else 0) : at + p.plane] = 0
+        if last == channels:
+            packed[block * p.packed_size + last * p.plane : (block + 1) * p.packed_size] = 0
+        for i in range(0, images, width):
+            transpose(
+                packed, block * p.packed_size + i, source_at, first,
+                x, ((image + i) * channels + first) * size, channels * size, min(width, images - i),
+                count, 0,
+            )  # fmt: skip
 
 
 @kernel
@@ -145,34 +141,17 @@ def _worker(
         )  # fmt: skip
 
 
-@kernel(parallel=True)
+@entry
 def _launch(
-    pack, run, x, w, bias, y, plan, packed, source_at, result_at, tap_kernel, phase_at, taps, picks,
-    classes, class_at, runs, units, scratch,
+    x, w, bias, y, plan, packed, source_at, result_at, tap_kernel, phase_at, taps, picks, classes,
+    class_at, runs, units, scratch,
 ):  # fmt: skip
-    """Transpose the source, then run all tasks, with the kernels at the addresses given."""
-    p = plan[0]
-    groups = (p.groups * p.source_channels + p.packed_together - 1) // p.packed_together
-    for task in prange(p.blocks * groups):
-        call(pack, task, x, packed, plan, source_at)
+    """Transpose the source, then run all tasks."""
     workers = scratch.shape[0]
-    for worker in prange(workers):
-        call(
-            run, worker, workers, packed, w, bias, y, plan, result_at, tap_kernel, phase_at, taps,
-            picks, classes, class_at, runs, units, scratch,
-        )  # fmt: skip
-
-
-@lru_cache(maxsize=2)
-def _addresses(dtype: np.dtype) -> tuple[Any, Any]:
-    """Return the addresses of `pack_images` and `_worker` for arrays of `dtype`."""
-    data, table, integer = array(dtype), array(np.int64), types.int64
-    return (
-        address(pack_images, integer, data, data, array(PLAN), table),
-        address(
-            _worker, integer, integer, *[data] * 4, array(PLAN), *[table] * 5, array(np.int64, 2),
-            table, *[array(np.int64, 2)] * 2, array(dtype, 2),
-        ),
+    launch(pack_images, workers, x, packed, plan, source_at)
+    launch(
+        _worker, workers, packed, w, bias, y, plan, result_at, tap_kernel, phase_at, taps,
+        picks, classes, class_at, runs, units, scratch,
     )  # fmt: skip
 
 
@@ -181,10 +160,10 @@ def run_batchwise(
 ) -> np.ndarray:
     """Launch a forward pass or an input gradient and return its result."""
     y = empty(plan.shape, x.dtype)
-    p, workers = plan.numbers[0], min(numba.get_num_threads(), plan.workers)
+    p, workers = plan.numbers[0], count_workers(plan.workers)
     _launch(
-        *_addresses(x.dtype), flat(x), flat(w),
-        np.zeros(y.shape[1], x.dtype) if bias is None else flat(bias), y.ravel(), plan.numbers,
+        flat(x), flat(w), np.zeros(y.shape[1], x.dtype) if bias is None else flat(bias), y.ravel(),
+        plan.numbers,
         empty((int(p["blocks"] * p["packed_size"]),), x.dtype),
         plan.source_at, plan.result_at, plan.tap_kernel, plan.phase_at, plan.taps, plan.picks,
         plan.classes, plan.class_at, plan.runs, plan.units,

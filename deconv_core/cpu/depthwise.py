@@ -7,19 +7,18 @@ result has one writer, so the bits do not depend on the number of threads.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
-from numba import prange
 
 from ..memory import empty
 from .arrays import flat
 from .config import CACHE_BYTES, LINE, MACHINE, PREFETCH_AHEAD, SMALL_BAND
 from .depthplan import DepthPlan
-from .jit import kernel
+from .jit import entry, kernel
+from .launch import launch, launched
 from .pack import pack_rows, scatter
 from .rows import prefetch
 from .rowtile import ROWS, RUNS, row_dot, row_tile, settle
-from .tasks import add_chunks
+from .tasks import add_chunks, count_workers, share
 
 _VECTOR_BYTES, _LENGTHS = MACHINE.vector_bytes, len(RUNS)
 
@@ -105,15 +104,19 @@ def _write_band(
                 )  # fmt: skip
 
 
-@kernel
-def _bands(
-    begin, end, x, w, bias, y, p, read_h, read_w, runs, run_at, tap_kernel, phase_at, edges,
-    scratch,
+@launched
+def _band_pass(
+    worker, workers, x, w, bias, y, plan, read_h, read_w, runs, run_at, tap_kernel, phase_at, edges,
+    tasks, memory,
 ):  # fmt: skip
-    """Compute the tasks [begin, end): each a band of rows of one channel of one image."""
-    scratch = from_line(scratch)
+    """Compute the worker's tasks, each a band of rows of one channel of one image.
+
+    Row i of `memory` is worker i's.
+    """
+    p, scratch = plan[0], from_line(memory[worker])
     packed, weights = scratch[: p.packed_size], scratch[p.packed_size :]
     panel = weights[p.kernel :]
+    begin, end = share(worker, workers, tasks)
     for task in range(begin, end):
         plane, band = task // p.row_blocks, task % p.row_blocks
         channel, row = plane % p.groups, band * p.block_rows
@@ -125,19 +128,6 @@ def _bands(
             bias[channel] if bias.size else x.dtype.type(0),
         )  # fmt: skip
     settle()
-
-
-@kernel(parallel=True)
-def _band_pass(
-    x, w, bias, y, plan, read_h, read_w, runs, run_at, tap_kernel, phase_at, edges, tasks, scratch
-):
-    """Run all tasks; row i of `scratch` is worker i's."""
-    workers = scratch.shape[0]
-    for i in prange(workers):
-        _bands(
-            i * tasks // workers, (i + 1) * tasks // workers, x, w, bias, y, plan[0],
-            read_h, read_w, runs, run_at, tap_kernel, phase_at, edges, scratch[i],
-        )  # fmt: skip
 
 
 @kernel
@@ -168,12 +158,16 @@ def _add_band(x, dy, plane, row, packed, p, read_h, read_w, offsets, sums, at):
 
 
 @kernel
-def _chunks(begin, end, x, dy, partial, p, read_h, read_w, offsets, scratch):
-    """Run the tasks [begin, end): each the sums of a few channels over a chunk of all bands."""
-    scratch = from_line(scratch)
+def _chunks(worker, workers, x, dy, partial, plan, read_h, read_w, offsets, tasks, memory):
+    """Run the worker's tasks, each the sums of a few channels over a chunk of all bands.
+
+    Row i of `memory` is worker i's.
+    """
+    p, scratch = plan[0], from_line(memory[worker])
     packed, sums = scratch[: p.packed_size], scratch[p.packed_size :]
     width = _VECTOR_BYTES // x.itemsize
     size = offsets.size * width
+    begin, end = share(worker, workers, tasks)
     for task in range(begin, end):
         first, chunk = task // p.chunks * p.unit_run, task % p.chunks
         last = min(first + p.unit_run, p.groups)
@@ -201,31 +195,28 @@ def write_sums(partial, dw):
         dw[i] = partial[0, i]
 
 
-@kernel(parallel=True)
-def _chunk_pass(x, dy, dw, plan, read_h, read_w, offsets, tasks, partial, scratch):
+@entry
+def _chunk_pass(x, dy, dw, plan, read_h, read_w, offsets, tasks, partial, memory):
     """Run all tasks, then add the chunks up in their order."""
-    workers = scratch.shape[0]
-    for i in prange(workers):
-        _chunks(
-            i * tasks // workers, (i + 1) * tasks // workers, x, dy, partial, plan[0],
-            read_h, read_w, offsets, scratch[i],
-        )  # fmt: skip
+    workers = memory.shape[0]
+    launch(_chunks, workers, x, dy, partial, plan, read_h, read_w, offsets, tasks, memory)
     write_sums(partial, dw)
 
 
 def _workspace(plan: DepthPlan, dtype: np.dtype) -> np.ndarray:
     """Return one row of scratch memory for each worker, with room to begin at a cache line."""
-    return empty((min(numba.get_num_threads(), plan.tasks), plan.scratch_size + LINE), dtype)
+    return empty((count_workers(plan.tasks), plan.scratch_size + LINE), dtype)
 
 
 def run_bands(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, plan: DepthPlan) -> np.ndarray:
     """Launch a forward pass or an input gradient and return its result."""
     y = empty(plan.shape, x.dtype)
     if y.size:
+        memory = _workspace(plan, x.dtype)
         _band_pass(
-            flat(x), flat(w), np.empty(0, x.dtype) if bias is None else flat(bias),
+            len(memory), flat(x), flat(w), np.empty(0, x.dtype) if bias is None else flat(bias),
             y.reshape(-1), plan.numbers, plan.read_h, plan.read_w, plan.runs, plan.run_at,
-            plan.tap_kernel, plan.phase_at, plan.edges, plan.tasks, _workspace(plan, x.dtype),
+            plan.tap_kernel, plan.phase_at, plan.edges, plan.tasks, memory,
         )  # fmt: skip
     return y
 

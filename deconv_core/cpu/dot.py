@@ -6,20 +6,16 @@ of products up (tile.py). Then the chunks' sums are added in their order.
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any
-
 import numpy as np
-from numba import prange, types
 
 from ..memory import empty
 from .arrays import flat
 from .config import MACHINE
-from .jit import kernel
-from .launch import address, array, call
+from .jit import entry, kernel
+from .launch import launch
 from .pack import pack_lanes, pack_source
-from .plan import PLAN, Plan
-from .tasks import add_chunks, block_at, count_workers, positions_of, share_parts
+from .plan import Plan
+from .tasks import add_chunks, block_at, count_workers, positions_of, share, share_parts
 from .tile import HALF, dot
 
 _VECTOR_BYTES = MACHINE.vector_bytes
@@ -211,45 +207,31 @@ def _worker(worker, workers, x, dy, partial, plan, tables, scratch):
 
 
 @kernel
-def _finish_unit(u, partial, dw, plan, tables):
-    """Add up the chunks of unit `u` in their order, and write it."""
+def _finish_units(worker, workers, partial, dw, plan, tables):
+    """Add up the chunks of the worker's units in their order, and write them."""
     p = plan[0]
     units = tables[p.units_begin : p.units_end].reshape(-1, 6)
-    add_chunks(partial, units[u, 3], units[u, 3] + units[u, 5])
     tap_kernel = tables[p.tap_kernel_begin : p.tap_kernel_end]
-    write_unit(dw, partial[0], p, tap_kernel, units, u)
+    begin, end = share(worker, workers, units.shape[0])
+    for u in range(begin, end):
+        add_chunks(partial, units[u, 3], units[u, 3] + units[u, 5])
+        write_unit(dw, partial[0], p, tap_kernel, units, u)
 
 
-def _launch(run, finish, x, dy, dw, plan, tables, partial, scratch, workers):
-    """Run all tasks, then finish all units, with the kernels at the addresses given."""
-    for worker in prange(workers):
-        call(run, worker, workers, x, dy, partial, plan, tables, scratch)
-    for u in prange((plan[0].units_end - plan[0].units_begin) // 6):
-        call(finish, u, partial, dw, plan, tables)
-
-
-_alone, _shared = kernel(_launch), kernel(_launch, parallel=True)
-
-
-@lru_cache(maxsize=2)
-def _addresses(dtype: np.dtype) -> tuple[Any, Any]:
-    """Return the addresses of `_worker` and `_finish_unit` for arrays of `dtype`."""
-    data, rows, integer = array(dtype), array(dtype, 2), types.int64
-    rest = array(PLAN), array(np.int64)
-    return (
-        address(_worker, integer, integer, data, data, rows, *rest, rows),
-        address(_finish_unit, integer, rows, data, *rest),
-    )
+@entry
+def _launch(x, dy, dw, plan, tables, partial, scratch, workers):
+    """Run all tasks, then finish all units."""
+    launch(_worker, workers, x, dy, partial, plan, tables, scratch)
+    launch(_finish_units, workers, partial, dw, plan, tables)
 
 
 def run_dot(x: np.ndarray, dy: np.ndarray, plan: Plan) -> np.ndarray:
     """Launch a weight gradient and return its result."""
     dw = empty(plan.shape, x.dtype)
     partial = empty((int(plan.numbers["chunks"][0]), plan.weight_size), x.dtype)
-    run = _alone if plan.workers == 1 else _shared
-    workers = count_workers(plan)
-    run(
-        *_addresses(x.dtype), flat(x), flat(dy), dw.ravel(), plan.numbers, plan.tables,
-        partial, empty((workers, plan.scratch_size), x.dtype), workers,
+    workers = count_workers(plan.workers)
+    _launch(
+        flat(x), flat(dy), dw.ravel(), plan.numbers, plan.tables, partial,
+        empty((workers, plan.scratch_size), x.dtype), workers,
     )  # fmt: skip
     return dw

@@ -3,45 +3,43 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
 from ..memory import empty
-from .arrays import STRIP, flat
+from .arrays import flat
 from .jit import kernel
+from .launch import launched
+from .tasks import count_sharers, count_workers, share, share_elements
 
 
-@kernel(parallel=True)
-def _relu_forward(x, y):
+@launched
+def _relu_forward(worker, workers, x, y):
     """``y = max(x, 0)``; the comparison is the one that NaN fails, so NaN stays."""
-    for strip in prange((x.size + STRIP - 1) // STRIP):
-        a, b = x[strip * STRIP : (strip + 1) * STRIP], y[strip * STRIP : (strip + 1) * STRIP]
-        zero = x.dtype.type(0)
-        for i in range(a.size):
-            b[i] = zero if a[i] <= zero else a[i]
+    begin, end = share_elements(worker, workers, x.size)
+    a, b, zero = x[begin:end], y[begin:end], x.dtype.type(0)
+    for i in range(a.size):
+        b[i] = zero if a[i] <= zero else a[i]
 
 
 def relu_forward(x: np.ndarray) -> np.ndarray:
     """Return max(x, 0)."""
     y = empty(x.shape, x.dtype)
-    _relu_forward(flat(x), y.reshape(-1))
+    _relu_forward(count_sharers(x), flat(x), y.reshape(-1))
     return y
 
 
-@kernel(parallel=True)
-def _relu_backward(dy, y, dx):
+@launched
+def _relu_backward(worker, workers, dy, y, dx):
     """``dx = 0 where y <= 0 else dy``: NaN in y lets dy through, as in PyTorch."""
-    for strip in prange((y.size + STRIP - 1) // STRIP):
-        first, last = strip * STRIP, (strip + 1) * STRIP
-        a, b, c = dy[first:last], y[first:last], dx[first:last]
-        zero = y.dtype.type(0)
-        for i in range(a.size):
-            c[i] = zero if b[i] <= zero else a[i]
+    begin, end = share_elements(worker, workers, y.size)
+    a, b, c, zero = dy[begin:end], y[begin:end], dx[begin:end], y.dtype.type(0)
+    for i in range(a.size):
+        c[i] = zero if b[i] <= zero else a[i]
 
 
 def relu_backward(dy: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return the gradient of ReLU to its input, from its output."""
     dx = empty(dy.shape, dy.dtype)
-    _relu_backward(flat(dy), flat(y), dx.reshape(-1))
+    _relu_backward(count_sharers(y), flat(dy), flat(y), dx.reshape(-1))
     return dx
 
 
@@ -54,11 +52,12 @@ def _sum(x):
     return total
 
 
-@kernel(parallel=True)
-def _plane_sums(dy, sums):
+@launched
+def _plane_sums(worker, workers, dy, sums):
     """Sum each plane: short rows in its own precision, the rows' sums in float64."""
     size = dy.size // sums.size
-    for plane in prange(sums.size):
+    begin, end = share(worker, workers, sums.size)
+    for plane in range(begin, end):
         values, total = dy[plane * size : (plane + 1) * size], 0.0
         for first in range(0, size, 1024):
             total += _sum(values[first : first + 1024])
@@ -70,6 +69,6 @@ def bias_grad(dy: np.ndarray) -> np.ndarray:
     batch, channels = dy.shape[:2]
     sums = np.zeros((batch, channels))
     if dy.size:
-        _plane_sums(flat(dy), sums.reshape(-1))
+        _plane_sums(count_workers(sums.size), flat(dy), sums.reshape(-1))
     result: np.ndarray = sums.sum(axis=0).astype(dy.dtype)
     return result

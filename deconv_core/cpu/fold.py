@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
 from ..geometry import Axis
 from ..memory import empty
 from .arrays import flat
-from .jit import kernel
+from .launch import launched
+from .tasks import count_workers, share
 
 
-@kernel(parallel=True)
-def _im2col(x, columns, rows, cols):
+@launched
+def _im2col(worker, workers, x, columns, rows, cols):
     """Copy windows to columns; `rows` and `cols` are (size, out, kernel, stride, pad, dilation)."""
     area, taps, windows = rows[0] * cols[0], rows[2] * cols[2], rows[1] * cols[1]
-    for plane in prange(x.size // area):
+    begin, end = share(worker, workers, x.size // area)
+    for plane in range(begin, end):
         for tap in range(taps):
             u, v = tap // cols[2], tap % cols[2]
             for window in range(windows):
@@ -26,11 +27,12 @@ def _im2col(x, columns, rows, cols):
                 columns[(plane * taps + tap) * windows + window] = value
 
 
-@kernel(parallel=True)
-def _col2im(columns, x, rows, cols):
+@launched
+def _col2im(worker, workers, columns, x, rows, cols):
     """Add columns back into their windows; each plane has one writer."""
     area, taps, windows = rows[0] * cols[0], rows[2] * cols[2], rows[1] * cols[1]
-    for plane in prange(x.size // area):
+    begin, end = share(worker, workers, x.size // area)
+    for plane in range(begin, end):
         for at in range(plane * area, (plane + 1) * area):
             x[at] = 0
         for tap in range(taps):
@@ -55,7 +57,8 @@ def im2col(x: np.ndarray, rows: Axis, cols: Axis) -> np.ndarray:
     taps, windows = rows.kernel * cols.kernel, rows.out * cols.out
     columns = empty((batch, channels * taps, windows), x.dtype)
     if columns.size:
-        _im2col(flat(x), columns.reshape(-1), _numbers(rows), _numbers(cols))
+        workers = count_workers(batch * channels)
+        _im2col(workers, flat(x), columns.reshape(-1), _numbers(rows), _numbers(cols))
     return columns
 
 
@@ -64,5 +67,6 @@ def col2im(columns: np.ndarray, rows: Axis, cols: Axis) -> np.ndarray:
     batch, channels = columns.shape[0], columns.shape[1] // (rows.kernel * cols.kernel)
     x = empty((batch, channels, rows.size, cols.size), columns.dtype)
     if x.size:
-        _col2im(flat(columns), x.reshape(-1), _numbers(rows), _numbers(cols))
+        workers = count_workers(batch * channels)
+        _col2im(workers, flat(columns), x.reshape(-1), _numbers(rows), _numbers(cols))
     return x

@@ -8,25 +8,19 @@ channel) into (channel, position), and writes them.
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any
-
-import numba
 import numpy as np
-from numba import prange, types
 
 from ..memory import empty
 from .arrays import flat
 from .columns import pack_columns
 from .config import AHEAD_PLANES, MACHINE
 from .gemmplan import LANES, VECTORS, GemmPlan
-from .jit import kernel
-from .launch import address, array, call
+from .jit import entry, kernel
+from .launch import launch
 from .pack import pack_weights, scatter, weight_places
 from .phases import WAYS, weave_rows
-from .plan import PLAN
 from .rows import copy, prefetch
-from .tasks import share
+from .tasks import count_workers, share
 from .tile import spread
 from .transpose import evenly, transpose
 
@@ -150,37 +144,25 @@ def _worker(
         )  # fmt: skip
 
 
-@kernel(parallel=True)
+@entry
 def _launch(
-    run, x, w, bias, y, plan, read_h, read_w, sources, tap_kernel, phase_at, weight_at,
-    parts, part_at, units, scratch,
+    x, w, bias, y, plan, read_h, read_w, sources, tap_kernel, phase_at, weight_at, parts, part_at,
+    units, scratch,
 ):  # fmt: skip
-    """Run all tasks with the kernel at the address `run`."""
+    """Run all tasks."""
     workers = scratch.shape[0]
-    for worker in prange(workers):
-        call(
-            run, worker, workers, x, w, bias, y, plan, read_h, read_w, sources, tap_kernel,
-            phase_at, weight_at, parts, part_at, units, scratch,
-        )  # fmt: skip
-
-
-@lru_cache(maxsize=2)
-def _address(dtype: np.dtype) -> Any:
-    """Return the address of `_worker` for arrays of `dtype`."""
-    data, table, integer = array(dtype), array(np.int64), types.int64
-    return address(
-        _worker, integer, integer, *[data] * 4, array(PLAN), *[table] * 8, array(np.int64, 2),
-        array(dtype, 2),
+    launch(
+        _worker, workers, x, w, bias, y, plan, read_h, read_w, sources, tap_kernel,
+        phase_at, weight_at, parts, part_at, units, scratch,
     )  # fmt: skip
 
 
 def run_gemm(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, plan: GemmPlan) -> np.ndarray:
     """Launch a forward pass or an input gradient and return its result."""
     y = empty(plan.shape, x.dtype)
-    p, workers = plan.numbers[0], min(numba.get_num_threads(), plan.workers)
+    p, workers = plan.numbers[0], count_workers(plan.workers)
     _launch(
-        _address(x.dtype), flat(x), flat(w),
-        np.zeros(y.shape[1], x.dtype) if bias is None else flat(bias), y.ravel(),
+        flat(x), flat(w), np.zeros(y.shape[1], x.dtype) if bias is None else flat(bias), y.ravel(),
         plan.numbers, plan.read_h, plan.read_w, plan.sources, plan.tap_kernel,
         plan.phase_at, plan.weight_at, plan.parts, plan.part_at, plan.units,
         empty((workers, int(p["scratch_size"])), x.dtype),

@@ -8,23 +8,17 @@ channel's gradient.
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any
-
-import numba
 import numpy as np
-from numba import prange, types
 
 from ..memory import empty
 from .arrays import flat
 from .columns import pack_streams
 from .config import AHEAD_PLANES, MACHINE
 from .gemmplan import LANES, VECTORS, GemmPlan
-from .jit import kernel
-from .launch import address, array, call
-from .plan import PLAN
+from .jit import entry, kernel
+from .launch import launch
 from .rows import copy
-from .tasks import share
+from .tasks import count_workers, share
 from .tile import spread
 from .transpose import evenly, transpose
 
@@ -32,22 +26,24 @@ _VECTOR_BYTES = MACHINE.vector_bytes
 
 
 @kernel(_nrt=True)  # it allocates
-def pack_grad_lanes(tile, dy, lanes, plan):
-    """Pack one tile of the gradient's channels as (position, lane)."""
+def pack_grad_lanes(worker, workers, dy, lanes, plan):
+    """Pack the worker's tiles of the gradient's channels as (position, lane)."""
     p = plan[0]
     size, width = p.rows * p.columns, _VECTOR_BYTES // dy.itemsize
     places = evenly(size, LANES)
-    group, first = divmod(tile, p.tiles)
-    first *= LANES
-    count = min(LANES, p.result_channels - first)
-    for image in range(p.batch):
-        source = (image * p.groups + group) * p.result_channels + first
-        for lane in range(0, count, width):
-            transpose(
-                lanes, (tile * p.positions + image * size) * LANES + lane, places, 0,
-                dy, (source + lane) * size, size, min(width, count - lane), size,
-                1 if LANES <= width else 0,
-            )  # fmt: skip
+    begin, end = share(worker, workers, p.groups * p.tiles)
+    for tile in range(begin, end):
+        group, first = divmod(tile, p.tiles)
+        first *= LANES
+        count = min(LANES, p.result_channels - first)
+        for image in range(p.batch):
+            source = (image * p.groups + group) * p.result_channels + first
+            for lane in range(0, count, width):
+                transpose(
+                    lanes, (tile * p.positions + image * size) * LANES + lane, places, 0,
+                    dy, (source + lane) * size, size, min(width, count - lane), size,
+                    1 if LANES <= width else 0,
+                )  # fmt: skip
 
 
 @kernel
@@ -89,40 +85,23 @@ def _worker(
         _write(panel, dw, p, group, first, count)
 
 
-@kernel(parallel=True)
-def _launch(
-    pack, run, x, dy, dw, lanes, plan, read_h, read_w, sources, taps, parts, units, scratch
-):  # fmt: skip
-    """Pack the gradient, then run all tasks, with the kernels at the addresses given."""
-    for tile in prange(plan[0].groups * plan[0].tiles):
-        call(pack, tile, dy, lanes, plan)
+@entry
+def _launch(x, dy, dw, lanes, plan, read_h, read_w, sources, taps, parts, units, scratch):
+    """Pack the gradient, then run all tasks."""
     workers = scratch.shape[0]
-    for worker in prange(workers):
-        call(
-            run, worker, workers, x, lanes, dw, plan, read_h, read_w, sources, taps, parts, units,
-            scratch,
-        )  # fmt: skip
-
-
-@lru_cache(maxsize=2)
-def _addresses(dtype: np.dtype) -> tuple[Any, Any]:
-    """Return the addresses of `pack_grad_lanes` and `_worker` for arrays of `dtype`."""
-    data, table, integer = array(dtype), array(np.int64), types.int64
-    return (
-        address(pack_grad_lanes, integer, data, data, array(PLAN)),
-        address(
-            _worker, integer, integer, *[data] * 3, array(PLAN), *[table] * 5,
-            array(np.int64, 2), array(dtype, 2),
-        ),
+    launch(pack_grad_lanes, workers, dy, lanes, plan)
+    launch(
+        _worker, workers, x, lanes, dw, plan, read_h, read_w, sources, taps, parts, units,
+        scratch,
     )  # fmt: skip
 
 
 def run_gemm_grad(x: np.ndarray, dy: np.ndarray, plan: GemmPlan) -> np.ndarray:
     """Launch a weight gradient and return its result."""
     dw = empty(plan.shape, x.dtype)
-    p, workers = plan.numbers[0], min(numba.get_num_threads(), plan.workers)
+    p, workers = plan.numbers[0], count_workers(plan.workers)
     _launch(
-        *_addresses(x.dtype), flat(x), flat(dy), dw.ravel(),
+        flat(x), flat(dy), dw.ravel(),
         empty((int(p["groups"] * p["lanes_size"]),), x.dtype), plan.numbers, plan.read_h,
         plan.read_w, plan.sources, plan.weight_at, plan.parts, plan.units,
         empty((workers, int(p["scratch_size"])), x.dtype),

@@ -4,6 +4,9 @@ Numba keeps one index file per function, stamped with the age of the file that h
 an edit in another file of this folder would go unnoticed, and two processes that compile at once
 can swap each other's entries. Here each compiled function is one file, named by a digest of all
 sources of this folder, the signature and the target machine, and is put in place atomically.
+
+Python calls the kernels made by `entry`; they launch those made by `kernel` (launch.py), which have
+no wrappers for callers from elsewhere: these would take a fifth of the time to compile.
 """
 
 from __future__ import annotations
@@ -24,6 +27,9 @@ from numba.core.caching import FunctionCache
 from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 
+from .linking import KERNELS, needs, provide
+from .threads import PARALLEL_FOR, start_threads
+
 _FOLDER = Path(__file__).parent
 
 
@@ -43,11 +49,13 @@ class KernelCache(FunctionCache):
 
     def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
         super().__init__(function)
+        self._name = f"{function.__module__}.{function.__qualname__}"
         self._options = repr(sorted(options.items()))
 
     def _file(self, signature: Any, codegen: Any) -> Path:
         """Return the path of the entry."""
-        key = repr((str(signature), self._options, codegen.magic_tuple(), DIGEST)).encode()
+        magic = codegen.magic_tuple()
+        key = repr((self._name, str(signature), self._options, magic, DIGEST)).encode()
         name = f"{self._impl.filename_base}.{DIGEST}.{hashlib.sha256(key).hexdigest()[:24]}.nbc"
         return Path(self._cache_path) / name
 
@@ -55,8 +63,8 @@ class KernelCache(FunctionCache):
         """Return the cached function, or None.
 
         Numba's own method first imports and registers all that a compilation could ask for, which
-        takes longer than reading every kernel of a net. Compiled code asks for the runtime, and for
-        what `before_loading` prepares.
+        takes longer than reading every kernel of a net. Compiled code asks for the runtime, for
+        what it calls by name, and for the threads.
         """
         rtsys.initialize(target_context)
         return self._load_overload(signature, target_context)
@@ -71,15 +79,19 @@ class KernelCache(FunctionCache):
         if hashlib.sha256(payload).digest() != check:  # none, or cut short, or damaged
             _announce()
             return None
-        for prepare in _preparations:
-            prepare(payload)
-        return self._impl.rebuild(target_context, pickle.loads(payload))
+        needed, code = pickle.loads(payload)
+        for need in needed:
+            provide(need)
+        if PARALLEL_FOR.encode() in code:
+            start_threads()
+        return self._impl.rebuild(target_context, pickle.loads(code))
 
     def _save_overload(self, signature: Any, data: Any) -> None:
         """Write the entry atomically and drop those of earlier versions of the sources."""
         if not self._impl.check_cachable(data):
             return
-        payload = dumps(self._impl.reduce(data))
+        code = dumps(self._impl.reduce(data))
+        payload = dumps((needs(code), code))
         path = self._file(signature, data.codegen)
         temporary = path.with_suffix(f".{uuid.uuid4().hex[:12]}.tmp")
         with contextlib.suppress(OSError):  # a full disk costs a compilation next time, no more
@@ -93,15 +105,6 @@ class KernelCache(FunctionCache):
             for old in path.parent.glob(f"{function}-*.nbc"):
                 if DIGEST not in old.name:
                     old.unlink(missing_ok=True)
-
-
-_preparations: list[Callable[[bytes], None]] = []
-
-
-def before_loading(prepare: Callable[[bytes], None]) -> Callable[[bytes], None]:
-    """Have `prepare` called with the code of each kernel that is about to be loaded."""
-    _preparations.append(prepare)
-    return prepare
 
 
 _listeners: list[Callable[[], object]] = []
@@ -134,7 +137,7 @@ def _typed(template: Callable[..., Any], args: Any, kws: Any) -> Any:
 
 
 def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
-    """Compile `function` lazily for the CPU and keep the result on disk.
+    """Compile `function` lazily for the CPU and keep the result on disk; only kernels may call it.
 
     `options` are those of `numba.njit`. With ``NUMBA_DISABLE_JIT=1`` the plain function runs.
 
@@ -144,11 +147,37 @@ def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     """
     if function is None:
         return lambda body: kernel(body, **options)
-    options.setdefault("_nrt", options.get("parallel", False))
+    dispatcher = _compiled(function, {"_nrt": False, "no_cpython_wrapper": True} | options)
+    if not config.DISABLE_JIT:
+        # Without a wrapper there is nothing that Python could call.
+        dispatcher.add_overload = partial(_add_overload, dispatcher)
+        dispatcher._compile_for_args = partial(_refuse, dispatcher)
+    return dispatcher
+
+
+def entry(function: Callable[..., Any]) -> Any:
+    """Compile, as `kernel` does, a function that Python calls; other threads run meanwhile."""
+    return _compiled(function, {"_nrt": False, "nogil": True})
+
+
+def _compiled(function: Callable[..., Any], options: dict[str, Any]) -> Any:
+    """Return `function` as Numba's, with a cache of its own."""
+    options |= {"no_cfunc_wrapper": True}
     dispatcher = numba.njit(**options)(function)
     if not config.DISABLE_JIT:
+        KERNELS[function.__module__, function.__name__] = dispatcher
         dispatcher.get_call_template = partial(_typed, dispatcher.get_call_template)
         # Where no folder of this machine can be written, kernels are compiled every time.
         with contextlib.suppress(RuntimeError):
             dispatcher._cache = KernelCache(function, options)
     return dispatcher
+
+
+def _add_overload(dispatcher: Any, result: Any) -> None:
+    """Keep a compiled function for other kernels alone."""
+    dispatcher.overloads[tuple(result.signature.args)] = result
+
+
+def _refuse(dispatcher: Any, *arguments: Any, **named: Any) -> None:
+    """Say why Python cannot call a kernel."""
+    raise TypeError(f"{dispatcher.__name__} is a kernel for other kernels; Python calls entries")

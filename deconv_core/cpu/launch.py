@@ -1,65 +1,133 @@
-"""Kernels called by address or by name: callers that do not hold what they run.
+"""Launching kernels on all threads, and calling them by name.
 
-What a loop over `prange` calls, Numba copies into the loop, and optimises and translates again at
-each of the four layers around it: for a register tile and all that surrounds it, seconds. So the
-large kernels are compiled once, on their own, and the loops get their addresses. What several of
-them call, Numba would translate again in each: such kernels are `linked`, called by a name that
-is the same in every process, so that callers can be kept on disk.
+``launch(kernel, workers, *arguments)`` runs ``kernel(worker, workers, *arguments)`` on so many
+threads: a kernel knows its share. ``call(kernel, *arguments)`` runs one on the calling thread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
-import llvmlite.binding as llvm
-import numpy as np
-from llvmlite import ir
-from numba import config, from_dtype, types
+from numba import config, types
 from numba.core import cgutils
-from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 
-from .jit import before_loading
+from .jit import entry, kernel
+from .linking import link
+from .threads import emit_parallel_for
 
 
-def array(dtype: Any, axes: int = 1) -> Any:
-    """Return the type of a contiguous array."""
-    return types.Array(from_dtype(np.dtype(dtype)), axes, "C")
+def _plain(kind: Any) -> Any:
+    """Return the type that a kernel is compiled for, where a caller has one like it."""
+    kind = types.unliteral(kind)
+    if isinstance(kind, types.Integer):
+        return types.int64
+    return types.Array(kind.dtype, kind.ndim, "C") if isinstance(kind, types.Array) else kind
 
 
-@lru_cache(maxsize=128)
-def address(kernel: Any, *arguments: Any) -> Any:
-    """Compile a kernel for arguments of these types, or load it, and return where its code is."""
-    if config.DISABLE_JIT:
-        return kernel
-    kernel.compile(arguments)
-    result = kernel.overloads[arguments]
-    return result.library.get_pointer_to_function(result.fndesc.llvm_cfunc_wrapper_name)
+def _call(context: Any, builder: Any, symbol: str, signature: tuple[Any, ...], values: Any) -> None:
+    """Emit a call of the kernel that is known as `symbol`."""
+    convention = context.call_conv
+    kind = convention.get_function_type(types.none, signature)
+    function = cgutils.get_or_insert_function(builder.module, kind, symbol)
+    convention.call_function(builder, function, types.none, signature, values)
+
+
+def _cast(context: Any, builder: Any, values: Any, given: Any, signature: Any) -> list[Any]:
+    """Return arguments as values of the types that a kernel was compiled for."""
+    return [
+        value if isinstance(kind, types.Array) else context.cast(builder, value, kind, target)
+        for value, kind, target in zip(
+            cgutils.unpack_tuple(builder, values), given, signature, strict=True
+        )
+    ]
 
 
 @intrinsic
-def call(typing: Any, address: Any, *arguments: Any) -> tuple[Any, Callable[..., Any]]:
-    """Call the kernel at `address`; the arguments must have the types it was compiled for."""
-    signature = types.void(address, types.StarArgTuple(arguments))
+def _call_by_name(typing: Any, kernel: Any, *given: Any) -> tuple[Any, Callable[..., Any]]:
+    """Emit `call`."""
+    signature = tuple(map(_plain, given))
+    symbol = link(kernel.dispatcher, signature)
 
     def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
-        kinds = [context.get_value_type(kind) for kind in arguments]
-        function = ir.FunctionType(context.get_value_type(types.none), kinds)
-        pointer = builder.inttoptr(values[0], function.as_pointer())
-        builder.call(pointer, cgutils.unpack_tuple(builder, values[1]))
+        passed = _cast(context, builder, values[1], given, signature)
+        _call(context, builder, symbol, signature, passed)
         return context.get_dummy_value()
 
-    return signature, generate
+    return types.void(kernel, types.StarArgTuple(given)), generate
 
 
-_linked: dict[str, tuple[Any, tuple[Any, ...]]] = {}  # by symbol: a kernel and its argument types
-_ready: set[str] = set()  # symbols that are known
+def _launching(kernel: Any, workers: Any, given: Any, kind: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return what emits a launch, with arguments in a tuple of that kind."""
+    signature = (types.int64, types.int64, *map(_plain, given))
+    symbol = link(kernel.dispatcher, signature)
+
+    def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
+        count = context.cast(builder, values[1], workers, types.int64)
+        passed = [count, *_cast(context, builder, values[2], given, signature[2:])]
+        emit_parallel_for(
+            builder, count, passed,
+            lambda inner, worker, taken: _call(context, inner, symbol, signature, [worker, *taken]),
+        )  # fmt: skip
+        return context.get_dummy_value()
+
+    return types.void(kernel, workers, kind), generate
+
+
+@intrinsic
+def _launch_by_name(typing: Any, kernel: Any, workers: Any, *given: Any) -> Any:
+    """Emit `launch`."""
+    return _launching(kernel, workers, given, types.StarArgTuple(given))
+
+
+@intrinsic
+def _launch_with(typing: Any, kernel: Any, workers: Any, given: Any) -> Any:
+    """Emit `launch`, with the arguments in one tuple."""
+    return _launching(kernel, workers, given.types, given)
+
+
+def _call_python(kernel: Callable[..., None], *arguments: Any) -> None:
+    """Do `call` in plain Python."""
+    kernel(*arguments)
+
+
+def _launch_python(kernel: Callable[..., None], workers: int, *arguments: Any) -> None:
+    """Do `launch` in plain Python."""
+    for worker in range(workers):
+        kernel(worker, workers, *arguments)
+
+
+def _launch_with_python(kernel: Callable[..., None], workers: int, arguments: Any) -> None:
+    """Do `launch`, with the arguments in one tuple, in plain Python."""
+    _launch_python(kernel, workers, *arguments)
+
+
+if config.DISABLE_JIT:
+    call, launch, launch_with = _call_python, _launch_python, _launch_with_python
+else:
+    call, launch, launch_with = _call_by_name, _launch_by_name, _launch_with
+
+
+def launched(function: Callable[..., None] | None = None, **options: Any) -> Any:
+    """Return an entry that launches a kernel, on as many workers as its first argument says.
+
+    `options` are those of `kernel`.
+    """
+    if function is None:
+        return lambda body: launched(body, **options)
+    body = kernel(function, **options)
+
+    def run(workers, *arguments):
+        launch_with(body, workers, arguments)
+
+    run.__name__ = run.__qualname__ = f"launch{function.__name__}"
+    run.__module__ = function.__module__
+    return entry(run)
 
 
 def linked(arguments: str) -> Callable[[Any], Any]:
-    """Return a decorator: a kernel is compiled on its own, and not again in those that call it.
+    """Return a decorator: other kernels call a kernel by name, and hand it addresses of arrays.
 
     `arguments` has a letter for each: i for an integer, a for an array of elements, e for an
     element, n for an array of integers. Of an array, the kernel gets the address alone: Numba
@@ -69,32 +137,24 @@ def linked(arguments: str) -> Callable[[Any], Any]:
     def decorate(kernel: Any) -> Any:
         if config.DISABLE_JIT:
             return kernel
-        symbols = {}
-        for element in (types.float32, types.float64):
+
+        def typed(typing: Any, *given: Any) -> tuple[Any, Callable[..., Any]]:
+            element = next(kind.dtype for kind in given if hasattr(kind, "dtype"))
             kinds = {"i": types.int64, "e": element}
             kinds |= {"a": types.CPointer(element), "n": types.CPointer(types.int64)}
             signature = tuple(kinds[letter] for letter in arguments)
-            symbols[element] = symbol = f"{kernel.__module__}.{kernel.__name__}.{element}"
-            _linked[symbol] = kernel, signature
-
-        def typed(typing: Any, *given: Any) -> tuple[Any, Callable[..., Any]]:
-            symbol = symbols[next(kind.dtype for kind in given if hasattr(kind, "dtype"))]
-            _, signature = _linked[symbol]
-            _link(symbol)
+            symbol = link(kernel, signature)
 
             def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
-                convention = context.call_conv
-                kind = convention.get_function_type(types.none, signature)
-                function = cgutils.get_or_insert_function(builder.module, kind, symbol)
-                passed = []
-                for value, source, target in zip(
-                    cgutils.unpack_tuple(builder, values[0]), given, signature, strict=True
-                ):
-                    if isinstance(source, types.Array):
-                        passed.append(context.make_array(source)(context, builder, value).data)
-                    else:
-                        passed.append(context.cast(builder, value, source, target))
-                convention.call_function(builder, function, types.none, signature, passed)
+                passed = [
+                    context.make_array(kind)(context, builder, value).data
+                    if isinstance(kind, types.Array)
+                    else context.cast(builder, value, kind, target)
+                    for value, kind, target in zip(
+                        cgutils.unpack_tuple(builder, values[0]), given, signature, strict=True
+                    )
+                ]
+                _call(context, builder, symbol, signature, passed)
                 return context.get_dummy_value()
 
             return types.void(types.StarArgTuple(given)), generate
@@ -102,33 +162,3 @@ def linked(arguments: str) -> Callable[[Any], Any]:
         return intrinsic(typed)
 
     return decorate
-
-
-@before_loading
-def link(code: bytes) -> None:
-    """Make known what `code` of a kernel calls by name: its loader looks for that at once."""
-    for symbol in _linked:
-        if symbol.encode() in code:
-            _link(symbol)
-
-
-def _link(symbol: str) -> None:
-    """Compile a linked kernel, or load it, and make its code known by name."""
-    with global_compiler_lock:  # another thread waits for it
-        if symbol in _ready:
-            return
-        kernel, signature = _linked[symbol]
-        kernel.compile(signature)
-        result = kernel.overloads[signature]
-        function = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
-        llvm.add_symbol(symbol, function)
-        _ready.add(symbol)
-
-
-def _call(kernel: Callable[..., None], *arguments: Any) -> None:
-    """Do in plain Python what `call` does."""
-    kernel(*arguments)
-
-
-if config.DISABLE_JIT:
-    call = _call

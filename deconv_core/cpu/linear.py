@@ -7,12 +7,7 @@ whole tile, and through a small packed panel for the columns that remain.
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any
-
-import numba
 import numpy as np
-from numba import prange, types
 
 from ..geometry import ceil_div
 from ..memory import empty
@@ -20,9 +15,10 @@ from .arrays import flat
 from .blocking import line_stride, tiles
 from .config import AHEAD_PLANES, MACHINE, SUM_TERMS
 from .elementwise import bias_grad
-from .jit import kernel
-from .launch import address, array, call
+from .jit import entry, kernel
+from .launch import launch, launched
 from .rows import copy, window
+from .tasks import count_workers, share
 from .tile import dot, spread
 
 _VECTOR_BYTES = MACHINE.vector_bytes
@@ -69,34 +65,33 @@ def _dot_rows(x, w, y, out, units, first, last):
 
 
 @kernel(_nrt=True)  # it allocates
-def _dot_task(task, x, w, partial, out, units, runs, chunk):
-    """Run one (run of outputs, chunk of features) task."""
-    run, part = divmod(task, partial.shape[0])
-    _dot_rows(
-        x, w, partial[part], out, units[runs[run] : runs[run + 1]],
-        part * chunk, min(w.size // out, (part + 1) * chunk),
-    )  # fmt: skip
+def _dot_tasks(worker, workers, x, w, partial, out, units, runs, chunk):
+    """Run the worker's tasks, each a run of outputs and a chunk of features."""
+    begin, end = share(worker, workers, (runs.size - 1) * partial.shape[0])
+    for task in range(begin, end):
+        run, part = divmod(task, partial.shape[0])
+        _dot_rows(
+            x, w, partial[part], out, units[runs[run] : runs[run + 1]],
+            part * chunk, min(w.size // out, (part + 1) * chunk),
+        )  # fmt: skip
 
 
-@kernel(parallel=True)
-def _forward(run, x, w, bias, y, partial, out, units, runs, chunk):
-    """Run all tasks with the kernel at the address `run`, then add the chunks up in their order."""
-    chunks = partial.shape[0]
-    for task in prange((runs.size - 1) * chunks):
-        call(run, task, x, w, partial, out, units, runs, chunk)
-    for i in prange(y.size):
+@kernel
+def _finish(worker, workers, bias, y, partial, out):
+    """Add up the chunks of the worker's results in their order, and the bias."""
+    begin, end = share(worker, workers, y.size)
+    for i in range(begin, end):
         total = bias[i % out] if bias.size else y.dtype.type(0)
-        for part in range(chunks):
+        for part in range(partial.shape[0]):
             total += partial[part, i]
         y[i] = total
 
 
-@lru_cache(maxsize=2)
-def _dot_address(dtype: np.dtype) -> Any:
-    """Return the address of `_dot_task` for arrays of `dtype`."""
-    data, integer, integers, units = array(dtype), types.int64, array(np.int64), array(np.int64, 2)
-    rows = array(dtype, 2)
-    return address(_dot_task, integer, data, data, rows, integer, units, integers, integer)
+@entry
+def _forward(workers, x, w, bias, y, partial, out, units, runs, chunk):
+    """Run all tasks, then finish all results."""
+    launch(_dot_tasks, workers, x, w, partial, out, units, runs, chunk)
+    launch(_finish, workers, bias, y, partial, out)
 
 
 def linear_forward(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
@@ -116,8 +111,9 @@ def linear_forward(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None) -> np.
     partial = empty((max(1, ceil_div(features, chunk)), y.size), x.dtype)
     none = np.empty(0, x.dtype)
     _forward(
-        _dot_address(x.dtype), flat(x), flat(w), none if bias is None else flat(bias),
-        y.reshape(-1), partial, out, units, runs.astype(np.int64), chunk,
+        count_workers((len(runs) - 1) * len(partial)), flat(x), flat(w),
+        none if bias is None else flat(bias), y.reshape(-1), partial, out, units,
+        runs.astype(np.int64), chunk,
     )  # fmt: skip
     return y
 
@@ -167,10 +163,8 @@ def _combine_strip(
                     copy(y, at, rest, l * step, count - whole, y.dtype.type(0))
 
 
-@kernel(_nrt=True)  # it allocates
-def _combine_worker(
-    worker, workers, m, weights, y, channels, columns, units, strip, pitch, scratch, taps
-):
+@launched(_nrt=True)  # it allocates
+def _combine(worker, workers, m, weights, y, channels, columns, units, strip, pitch, scratch, taps):
     """Combine each `workers`-th strip of columns, with the worker's row of `scratch`."""
     packed = scratch[worker]  # a last tile may read beyond the rows, into what follows
     rest = packed[min(channels, _ROWS) * pitch :]
@@ -180,26 +174,6 @@ def _combine_worker(
             m, weights, y, channels, columns, units, first, min(strip, columns - first), pitch,
             packed, rest, taps,
         )  # fmt: skip
-
-
-@kernel(parallel=True)
-def _combine(run, workers, m, weights, y, channels, columns, units, strip, pitch, scratch, taps):
-    """Share strips of columns among the workers, who run the kernel at the address `run`."""
-    for worker in prange(workers):
-        call(
-            run, worker, workers, m, weights, y, channels, columns, units, strip, pitch, scratch,
-            taps,
-        )  # fmt: skip
-
-
-@lru_cache(maxsize=2)
-def _combine_address(dtype: np.dtype) -> Any:
-    """Return the address of `_combine_worker` for arrays of `dtype`."""
-    data, integer, integers, units = array(dtype), types.int64, array(np.int64), array(np.int64, 2)
-    return address(
-        _combine_worker, integer, integer, data, data, data, integer, integer, units, integer,
-        integer, array(dtype, 2), integers,
-    )  # fmt: skip
 
 
 def _rows(a: np.ndarray, m: np.ndarray) -> np.ndarray:
@@ -217,9 +191,9 @@ def _rows(a: np.ndarray, m: np.ndarray) -> np.ndarray:
     strip = min(_STRIP_BYTES // (rows * m.itemsize), ceil_div(columns, _STRIPS))
     strip = ceil_div(strip, widest) * widest
     pitch = line_stride(strip, m.itemsize)
-    workers = min(numba.get_num_threads(), ceil_div(columns, strip))
+    workers = count_workers(ceil_div(columns, strip))
     _combine(
-        _combine_address(m.dtype), workers, flat(m), np.ascontiguousarray(weights),
+        workers, flat(m), np.ascontiguousarray(weights),
         y.reshape(-1), channels, columns, np.array(units, np.int64), strip, pitch,
         empty((workers, rows * pitch + MACHINE.spread[0][0] * widest), m.dtype), _NO_TAPS,
     )  # fmt: skip

@@ -8,10 +8,10 @@ import numpy as np
 
 from ..memory import empty
 from .arrays import flat
-from .jit import kernel
+from .jit import entry
 
 
-@kernel
+@entry
 def _cross_entropy(logits, target, smoothing, grad):
     """Return the mean loss and write its gradient; rows are `grad.size // target.size` long."""
     count = target.size

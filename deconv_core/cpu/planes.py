@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
-from numba import prange
 
 from ..geometry import Axis, ConvGeometry, ceil_div
 from ..memory import empty
@@ -26,10 +24,12 @@ from .config import (
     PREFETCH_AHEAD,
 )
 from .depthwise import sum_vectors, write_sums
-from .jit import kernel
+from .jit import entry, kernel
+from .launch import launch, launched
 from .planetile import VECTORS, plane_dot, plane_tile
 from .rows import prefetch
 from .rowtile import TAPS
+from .tasks import count_workers, share
 
 _VECTOR_BYTES = MACHINE.vector_bytes
 
@@ -126,12 +126,13 @@ def _call(x, plane, size):
     prefetch(x, plane * size + max(size, PREFETCH_AHEAD), size)
 
 
-@kernel
-def _planes(begin, end, x, w, bias, y, source, size, groups, kernel, offsets, masks):
-    """Compute the pictures [begin, end) of one channel each."""
+@launched
+def _pass(worker, workers, x, w, bias, y, source, size, groups, kernel, offsets, masks):
+    """Compute the worker's pictures, of one channel each."""
     width = _VECTOR_BYTES // x.itemsize
     vectors = (size + width - 1) // width
     step = VECTORS[0] if vectors >= VECTORS[0] else VECTORS[1] if vectors >= VECTORS[1] else 1
+    begin, end = share(worker, workers, y.size // size)
     for plane in range(begin, end):
         channel = plane % groups
         _call(x, plane, source)
@@ -146,21 +147,19 @@ def _planes(begin, end, x, w, bias, y, source, size, groups, kernel, offsets, ma
             )  # fmt: skip
 
 
-@kernel(parallel=True)
-def _pass(x, w, bias, y, source, size, groups, kernel, offsets, masks, tasks, workers):
-    """Run all tasks."""
-    for i in prange(workers):
-        _planes(
-            i * tasks // workers, (i + 1) * tasks // workers, x, w, bias, y, source, size,
-            groups, kernel, offsets, masks,
-        )  # fmt: skip
-
-
 @kernel
-def _sums(begin, end, x, dy, partial, source, size, groups, kernel, offsets, masks, run, sums):
-    """Run the tasks [begin, end): each the sums of a few channels over a chunk of the images."""
+def _sums(
+    worker, workers, x, dy, partial, source, size, groups, kernel, offsets, masks, run, tasks,
+    scratch,
+):  # fmt: skip
+    """Run the worker's tasks, each the sums of a few channels over a chunk of the images.
+
+    Row i of `scratch` is worker i's.
+    """
+    sums = scratch[worker]
     width, chunks, taps = _VECTOR_BYTES // x.itemsize, partial.shape[0], offsets.size
     batch, streams = dy.size // (groups * size), TAPS[0] if kernel > TAPS[1] else TAPS[1]
+    begin, end = share(worker, workers, tasks)
     for task in range(begin, end):
         first, chunk = task // chunks * run, task % chunks
         last = min(first + run, groups)
@@ -180,17 +179,13 @@ def _sums(begin, end, x, dy, partial, source, size, groups, kernel, offsets, mas
             sum_vectors(sums, at, partial[chunk], channel * kernel, kernel, width)
 
 
-@kernel(parallel=True)
-def _grad(
-    x, dy, dw, source, size, groups, kernel, offsets, masks, run, tasks, partial, scratch
-):  # fmt: skip
-    """Run all tasks, then add the chunks up in their order; row i of `scratch` is worker i's."""
-    workers = scratch.shape[0]
-    for i in prange(workers):
-        _sums(
-            i * tasks // workers, (i + 1) * tasks // workers, x, dy, partial, source, size,
-            groups, kernel, offsets, masks, run, scratch[i],
-        )  # fmt: skip
+@entry
+def _grad(x, dy, dw, source, size, groups, kernel, offsets, masks, run, tasks, partial, scratch):
+    """Run all tasks, then add the chunks up in their order."""
+    launch(
+        _sums, scratch.shape[0], x, dy, partial, source, size, groups, kernel, offsets, masks, run,
+        tasks, scratch,
+    )  # fmt: skip
     write_sums(partial, dw)
 
 
@@ -201,9 +196,9 @@ def run_planes(
     y = empty(plan.shape, x.dtype)
     if y.size:
         _pass(
-            flat(x), flat(w), np.empty(0, x.dtype) if bias is None else flat(bias), y.reshape(-1),
-            *plan.sizes, plan.groups, plan.kernel, plan.offsets, plan.masks, plan.tasks,
-            min(numba.get_num_threads(), plan.tasks),
+            count_workers(plan.tasks), flat(x), flat(w),
+            np.empty(0, x.dtype) if bias is None else flat(bias), y.reshape(-1), *plan.sizes,
+            plan.groups, plan.kernel, plan.offsets, plan.masks,
         )  # fmt: skip
     return y
 
@@ -211,7 +206,7 @@ def run_planes(
 def run_planes_grad(x: np.ndarray, dy: np.ndarray, plan: PlanesPlan) -> np.ndarray:
     """Launch a weight gradient and return its result."""
     dw = empty(plan.shape, x.dtype)
-    width, workers = _VECTOR_BYTES // x.itemsize, min(numba.get_num_threads(), plan.tasks)
+    width, workers = _VECTOR_BYTES // x.itemsize, count_workers(plan.tasks)
     _grad(
         flat(x), flat(dy), dw.reshape(-1), *plan.sizes, plan.groups, plan.kernel, plan.offsets,
         plan.masks, plan.run, plan.tasks, empty((plan.chunks, dw.size), x.dtype),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
 from ..geometry import Axis
 from ..memory import empty
 from .arrays import flat
 from .jit import kernel
+from .launch import launched
+from .tasks import count_workers, share
 
 
 @kernel
@@ -33,11 +34,12 @@ def _max_plane(x, y, indices, size, out, kernel_size, stride, pad):
             y[i * out[1] + j], indices[i * out[1] + j] = x[best], best
 
 
-@kernel(parallel=True)
-def _max_forward(x, y, indices, size, out, kernel_size, stride, pad):
+@launched
+def _max_forward(worker, workers, x, y, indices, size, out, kernel_size, stride, pad):
     """Pool every plane."""
     area, result = size[0] * size[1], out[0] * out[1]
-    for plane in prange(x.size // area):
+    begin, end = share(worker, workers, x.size // area)
+    for plane in range(begin, end):
         _max_plane(
             x[plane * area : (plane + 1) * area], y[plane * result : (plane + 1) * result],
             indices[plane * result : (plane + 1) * result], size, out, kernel_size, stride, pad,
@@ -52,20 +54,28 @@ def _numbers(rows: Axis, cols: Axis) -> tuple[tuple[int, int], ...]:
     )
 
 
+def _workers(x: np.ndarray) -> int:
+    """Return how many threads share the planes of `x`."""
+    return count_workers(x.shape[0] * x.shape[1])
+
+
 def max_pool_forward(x: np.ndarray, rows: Axis, cols: Axis) -> tuple[np.ndarray, np.ndarray]:
     """Return the windows' maxima, and their flat positions in their planes."""
     shape = (*x.shape[:2], rows.out, cols.out)
     y, indices = empty(shape, x.dtype), empty(shape, np.int64)
     if x.size:
-        _max_forward(flat(x), y.reshape(-1), indices.reshape(-1), *_numbers(rows, cols))
+        _max_forward(
+            _workers(x), flat(x), y.reshape(-1), indices.reshape(-1), *_numbers(rows, cols)
+        )
     return y, indices
 
 
-@kernel(parallel=True)
-def _max_backward(dy, indices, dx, planes):
+@launched
+def _max_backward(worker, workers, dy, indices, dx, planes):
     """Add each gradient to where its maximum was."""
     area, result = dx.size // planes, dy.size // planes
-    for plane in prange(planes):
+    begin, end = share(worker, workers, planes)
+    for plane in range(begin, end):
         for at in range(plane * area, (plane + 1) * area):
             dx[at] = 0
         for i in range(plane * result, (plane + 1) * result):
@@ -79,16 +89,17 @@ def max_pool_backward(
     dx = empty(input_shape, dy.dtype)
     if dx.size:
         planes = input_shape[0] * input_shape[1]
-        _max_backward(flat(dy), flat(indices), dx.reshape(-1), planes)
+        _max_backward(_workers(dx), flat(dy), flat(indices), dx.reshape(-1), planes)
     return dx
 
 
-@kernel(parallel=True)
-def _average_forward(x, y, size, out, kernel_size, stride, pad):
+@launched
+def _average_forward(worker, workers, x, y, size, out, kernel_size, stride, pad):
     """Average every window; the padding's zeros count."""
     area, result = size[0] * size[1], out[0] * out[1]
     scale = x.dtype.type(1) / x.dtype.type(kernel_size[0] * kernel_size[1])
-    for plane in prange(x.size // area):
+    begin, end = share(worker, workers, x.size // area)
+    for plane in range(begin, end):
         for i in range(out[0]):
             top, bottom = _window(i, stride[0], pad[0], kernel_size[0], size[0])
             for j in range(out[1]):
@@ -104,26 +115,27 @@ def avg_pool_forward(x: np.ndarray, rows: Axis, cols: Axis) -> np.ndarray:
     """Return the windows' means."""
     y = empty((*x.shape[:2], rows.out, cols.out), x.dtype)
     if x.size:
-        _average_forward(flat(x), y.reshape(-1), *_numbers(rows, cols))
+        _average_forward(_workers(x), flat(x), y.reshape(-1), *_numbers(rows, cols))
     return y
 
 
-@kernel(parallel=True)
-def _average_backward(dy, dx, size, out, kernel_size, stride, pad):
+@launched
+def _average_backward(worker, workers, dy, dx, size, out, kernel_size, stride, pad):
     """Spread each gradient evenly over its window."""
     area, result = size[0] * size[1], out[0] * out[1]
     scale = dy.dtype.type(1) / dy.dtype.type(kernel_size[0] * kernel_size[1])
-    for plane in prange(dx.size // area):
+    begin, end = share(worker, workers, dx.size // area)
+    for plane in range(begin, end):
         for at in range(plane * area, (plane + 1) * area):
             dx[at] = 0
         for i in range(out[0]):
             top, bottom = _window(i, stride[0], pad[0], kernel_size[0], size[0])
             for j in range(out[1]):
                 left, right = _window(j, stride[1], pad[1], kernel_size[1], size[1])
-                share = dy[plane * result + i * out[1] + j] * scale
+                part = dy[plane * result + i * out[1] + j] * scale
                 for h in range(top, bottom):
                     for w in range(left, right):
-                        dx[plane * area + h * size[1] + w] += share
+                        dx[plane * area + h * size[1] + w] += part
 
 
 def avg_pool_backward(
@@ -132,5 +144,5 @@ def avg_pool_backward(
     """Return the gradient of average pooling to its input."""
     dx = empty(input_shape, dy.dtype)
     if dx.size:
-        _average_backward(flat(dy), dx.reshape(-1), *_numbers(rows, cols))
+        _average_backward(_workers(dx), flat(dy), dx.reshape(-1), *_numbers(rows, cols))
     return dx

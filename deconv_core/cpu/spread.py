@@ -9,11 +9,12 @@ from __future__ import annotations
 import numpy as np
 
 from .config import AHEAD_TILES, MACHINE
-from .jit import kernel
+from .jit import entry, kernel
+from .launch import launch
 from .pack import pack_joint_weights, pack_source, pack_weights, unpack, weight_places
 from .plan import Plan
 from .rows import prefetch
-from .tasks import block_at, positions_of, share_parts
+from .tasks import block_at, positions_of, share, share_parts
 from .tile import spread
 from .units import run_units
 
@@ -133,18 +134,21 @@ def _block(
 
 
 @kernel(_nrt=True)  # it allocates
-def _pack_unit(u, w, weights, plan, tables):
-    """Pack the weights of unit `u`."""
+def _pack_units(worker, workers, w, weights, plan, tables):
+    """Pack the weights of the worker's units."""
     p = plan[0]
     tap_kernel = tables[p.tap_kernel_begin : p.tap_kernel_end]
     phase_at = tables[p.phase_at_begin : p.phase_at_end]
-    unit = tables[p.units_begin + 6 * u : p.units_begin + 6 * u + 6]
-    if p.joint > 1:
-        pack_joint_weights(w, weights, unit[3], p, tap_kernel, phase_at, unit[0])
-    else:
-        channels, lanes = p.source_channels, unit[2]
-        places = weight_places(p, tap_kernel, phase_at, channels, lanes)
-        pack_weights(w, weights, unit[3], places, p, unit[0], 0, channels, unit[1], lanes)
+    units = tables[p.units_begin : p.units_end].reshape(-1, 6)
+    begin, end = share(worker, workers, units.shape[0])
+    for u in range(begin, end):
+        group, lane, lanes, at = units[u, 0], units[u, 1], units[u, 2], units[u, 3]
+        if p.joint > 1:
+            pack_joint_weights(w, weights, at, p, tap_kernel, phase_at, group)
+        else:
+            channels = p.source_channels
+            places = weight_places(p, tap_kernel, phase_at, channels, lanes)
+            pack_weights(w, weights, at, places, p, group, 0, channels, lane, lanes)
 
 
 @kernel(_nrt=True)  # it allocates
@@ -172,6 +176,13 @@ def _worker(worker, workers, x, work, bias, y, plan, tables):
         task += last - unit
 
 
+@entry
+def _launch(x, w, bias, y, plan, tables, work, workers):
+    """Pack the weights of all units, then run all tasks."""
+    launch(_pack_units, workers, w, work, plan, tables)
+    launch(_worker, workers, x, work, bias, y, plan, tables)
+
+
 def run_spread(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, plan: Plan) -> np.ndarray:
     """Launch a forward pass or an input gradient and return its result."""
-    return run_units(_pack_unit, _worker, x, w, bias, plan)
+    return run_units(_launch, x, w, bias, plan)

@@ -11,9 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numba
 import numpy as np
-from numba import prange
 
 from ..geometry import ConvGeometry, ceil_div
 from ..memory import empty
@@ -21,10 +19,12 @@ from ..sweep import Sweep, adjoint_sweep, forward_sweep, trimmed
 from .arrays import flat
 from .config import CACHE_BYTES, LINE, MACHINE, MIN_BLOCKS
 from .jit import kernel
+from .launch import launched
 from .plan import record, sweep_numbers
 from .rows import copy, prefetch
 from .rowtile import settle
 from .strip import AHEAD, HEIGHTS, RUNS, copy_past, strip
+from .tasks import count_workers, share
 
 
 @dataclass(frozen=True)
@@ -129,13 +129,18 @@ def _by_panel(y, at, rows, columns):
     return begins and rows * columns % line == 0 and columns % line > 0
 
 
-@kernel
-def _strips(begin, end, x, w, bias, y, p, runs, run_at, tap_kernel, scratch):
-    """Compute the tasks [begin, end): each some strips of one channel of one image."""
+@launched
+def _pass(worker, workers, x, w, bias, y, plan, runs, run_at, tap_kernel, tasks, memory):
+    """Compute the worker's tasks, each some strips of one channel of one image.
+
+    Row i of `memory` is worker i's.
+    """
+    p, scratch = plan[0], memory[worker]
     height, pitch = HEIGHTS[p.read_stride_w - 1], p.read_stride_h * p.source_w
     weights, panel = scratch[: p.kernel], scratch[p.kernel : p.kernel + height * p.columns]
     rows = scratch[p.kernel + height * p.columns :]
     past = 1 if (x.size + y.size) * y.itemsize > CACHE_BYTES else 0
+    begin, end = share(worker, workers, tasks)
     for task in range(begin, end):
         plane, block = task // p.row_blocks, task % p.row_blocks
         channel = plane % p.groups
@@ -161,27 +166,16 @@ def _strips(begin, end, x, w, bias, y, p, runs, run_at, tap_kernel, scratch):
     settle()
 
 
-@kernel(parallel=True)
-def _pass(x, w, bias, y, plan, runs, run_at, tap_kernel, tasks, scratch):
-    """Run all tasks; row i of `scratch` is worker i's."""
-    workers = scratch.shape[0]
-    for i in prange(workers):
-        _strips(
-            i * tasks // workers, (i + 1) * tasks // workers, x, w, bias, y, plan[0],
-            runs, run_at, tap_kernel, scratch[i],
-        )  # fmt: skip
-
-
 def run_strips(
     x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, plan: StripsPlan
 ) -> np.ndarray:
     """Launch a forward pass or an input gradient and return its result."""
     y = empty(plan.shape, x.dtype)
     if y.size:
-        workers = min(numba.get_num_threads(), plan.tasks)
+        workers = count_workers(plan.tasks)
         _pass(
-            flat(x), flat(w), np.empty(0, x.dtype) if bias is None else flat(bias), y.reshape(-1),
-            plan.numbers, plan.runs, plan.run_at, plan.tap_kernel, plan.tasks,
+            workers, flat(x), flat(w), np.empty(0, x.dtype) if bias is None else flat(bias),
+            y.reshape(-1), plan.numbers, plan.runs, plan.run_at, plan.tap_kernel, plan.tasks,
             empty((workers, plan.scratch_size), x.dtype),
         )  # fmt: skip
     return y

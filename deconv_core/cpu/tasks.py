@@ -7,9 +7,12 @@ the result has one writer, so the bits do not depend on the number of threads.
 from __future__ import annotations
 
 import numba
+import numpy as np
 
+from ..geometry import ceil_div
 from .jit import kernel
-from .plan import Plan
+
+_STRIP = 1 << 14  # elements that an elementwise kernel's workers do not share
 
 
 @kernel
@@ -48,6 +51,13 @@ def share(worker, workers, tasks):
 
 
 @kernel
+def share_elements(worker, workers, size):
+    """Return where a worker's elements begin and end."""
+    begin, end = share(worker, workers, (size + _STRIP - 1) // _STRIP)
+    return begin * _STRIP, min(size, end * _STRIP)
+
+
+@kernel
 def _begin(worker, workers, ends, units):
     """Return where a worker's tasks begin."""
     before, part = (ends[-1] * units * worker + workers - 1) // workers, 0
@@ -68,6 +78,11 @@ def share_parts(worker, workers, ends, units):
     return _begin(worker, workers, ends, units), _begin(worker + 1, workers, ends, units)
 
 
-def count_workers(plan: Plan) -> int:
-    """Return how many threads share a pass: its smallest stay on the calling one."""
-    return 1 if plan.workers == 1 else min(numba.get_num_threads(), plan.workers)
+def count_workers(tasks: int) -> int:
+    """Return how many threads share so many tasks."""
+    return 1 if tasks == 1 else min(numba.get_num_threads(), tasks)
+
+
+def count_sharers(x: np.ndarray) -> int:
+    """Return how many threads share the elements of `x`."""
+    return count_workers(ceil_div(x.size, _STRIP))

@@ -10,20 +10,14 @@ is one unit of result channels by one block of source channels of a chunk.
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any
-
-import numba
 import numpy as np
-from numba import prange, types
 
 from ..memory import empty
 from .arrays import flat
 from .config import AHEAD_PLANES, MACHINE, SUM_TERMS
-from .jit import kernel
-from .launch import address, array, call
-from .plan import PLAN
-from .tasks import add_chunks, share_parts
+from .jit import entry, kernel
+from .launch import call, launch
+from .tasks import add_chunks, count_workers, share, share_parts
 from .tile import spread
 from .tilegradplan import LANES, VECTORS, TileGradPlan
 from .transpose import evenly, transpose
@@ -83,7 +77,7 @@ def _multiply(
 
 @kernel(inline="always")
 def _chunk(
-    chunk, begin, end, finish, x, dy, dw, partial, plan, reads, writes, places, corners, scratch
+    chunk, begin, end, x, dy, dw, partial, plan, reads, writes, places, corners, scratch
 ):  # fmt: skip
     """Run the tasks [begin, end) of one chunk: (group and block of source channels, unit)."""
     p = plan[0]
@@ -116,7 +110,7 @@ def _chunk(
                         count, 1,
                     )  # fmt: skip
                     call(
-                        finish, pair * p.tiles + unit, 0, near.reshape(1, -1), dw, plan, places,
+                        _finish, pair * p.tiles + unit, 0, near.reshape(1, -1), dw, plan, places,
                         corners,
                     )  # fmt: skip
             else:
@@ -128,7 +122,7 @@ def _chunk(
 
 @kernel(_nrt=True)  # it allocates
 def _worker(
-    worker, workers, finish, x, dy, dw, partial, plan, reads, writes, places, corners, ends, scratch
+    worker, workers, x, dy, dw, partial, plan, reads, writes, places, corners, ends, scratch
 ):  # fmt: skip
     """Run the worker's tasks, those of one chunk together, in its row of `scratch`."""
     p = plan[0]
@@ -138,7 +132,7 @@ def _worker(
         chunk, begin = divmod(task, each)
         until = min(each, begin + end - task)
         _chunk(
-            chunk, begin, until, finish, x, dy, dw, partial, plan, reads, writes, places, corners,
+            chunk, begin, until, x, dy, dw, partial, plan, reads, writes, places, corners,
             scratch[worker],
         )  # fmt: skip
         task += until - begin
@@ -173,39 +167,33 @@ def _finish(index, at, partial, dw, plan, places, corners):
                 )  # fmt: skip
 
 
-@kernel(parallel=True)
-def _launch(run, finish, x, dy, dw, plan, reads, writes, places, corners, ends, partial, scratch):
-    """Run all tasks, then finish all units, with the kernels at the addresses given."""
-    p, workers = plan[0], scratch.shape[0]
-    size, units = p.tile_size, p.groups * p.column_blocks * p.tiles
-    units *= 1 - p.near  # those are finished
-    for worker in prange(workers):
-        call(
-            run, worker, workers, finish, x, dy, dw, partial, plan, reads, writes, places, corners,
-            ends, scratch,
-        )  # fmt: skip
-    for index in prange(units):
-        call(finish, index, index * size, partial, dw, plan, places, corners)
+@kernel
+def _finish_all(worker, workers, partial, dw, plan, places, corners):
+    """Finish the worker's units and blocks of source channels."""
+    p = plan[0]
+    begin, end = share(worker, workers, p.groups * p.column_blocks * p.tiles)
+    for index in range(begin, end):
+        call(_finish, index, index * p.tile_size, partial, dw, plan, places, corners)
 
 
-@lru_cache(maxsize=2)
-def _addresses(dtype: np.dtype) -> tuple[Any, Any]:
-    """Return the addresses of `_worker` and `_finish` for arrays of `dtype`."""
-    data, table, integer = array(dtype), array(np.int64), types.int64
-    rows = array(dtype, 2)
-    return (
-        address(_worker, *[integer] * 3, *[data] * 3, rows, array(PLAN), *[table] * 5, rows),
-        address(_finish, integer, integer, rows, data, array(PLAN), table, table),
-    )
+@entry
+def _launch(x, dy, dw, plan, reads, writes, places, corners, ends, partial, scratch):
+    """Run all tasks; then finish all units, unless each task has done so."""
+    workers = scratch.shape[0]
+    launch(
+        _worker, workers, x, dy, dw, partial, plan, reads, writes, places, corners, ends, scratch
+    )  # fmt: skip
+    if not plan[0].near:
+        launch(_finish_all, workers, partial, dw, plan, places, corners)
 
 
 def run_tile_grad(x: np.ndarray, dy: np.ndarray, plan: TileGradPlan) -> np.ndarray:
     """Launch a weight gradient and return its result."""
     dw, p = empty(plan.shape, x.dtype), plan.numbers[0]
     _launch(
-        *_addresses(x.dtype), flat(x), flat(dy), dw.ravel(), plan.numbers, plan.reads, plan.writes,
+        flat(x), flat(dy), dw.ravel(), plan.numbers, plan.reads, plan.writes,
         plan.places, plan.corners, plan.ends,
         empty((int(p["chunks"]), int(p["weight_size"])), x.dtype),
-        empty((min(numba.get_num_threads(), plan.tasks), int(p["scratch_size"])), x.dtype),
+        empty((count_workers(plan.tasks), int(p["scratch_size"])), x.dtype),
     )  # fmt: skip
     return dw

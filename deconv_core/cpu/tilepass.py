@@ -7,20 +7,14 @@ has tiles for lanes, and its vectors run over result channels; and turn the sums
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any
-
-import numba
 import numpy as np
-from numba import prange, types
 
 from ..memory import empty
 from .arrays import flat
 from .config import LINE, MACHINE, ROW
-from .jit import kernel
-from .launch import address, array, call
-from .plan import PLAN
-from .tasks import share_parts
+from .jit import entry, kernel
+from .launch import call, launch
+from .tasks import count_workers, share, share_parts
 from .tile import cross
 from .tilepassplan import TilePlan
 from .winograd import pack_tiles, unpack_tiles
@@ -77,8 +71,7 @@ def _multiply(
 
 @kernel(inline="always")
 def _unit(
-    u, block, pack, w, work, near, packed, sums, lines, bias, y, plan, runs, starts, codes, corners,
-    units,
+    u, block, w, work, near, packed, sums, lines, bias, y, plan, runs, starts, codes, corners, units
 ):  # fmt: skip
     """Run one unit of a block whose source is transformed."""
     p, unit = plan[0], units[u]
@@ -91,7 +84,9 @@ def _unit(
         if p.near:
             for first in range(0, p.source_channels, p.chunk):
                 channels = min(p.chunk, p.source_channels - first)
-                call(pack, u, 0, first, channels, w, near, plan, starts, codes, corners, units)
+                call(
+                    _pack_unit, u, 0, first, channels, w, near, plan, starts, codes, corners, units
+                )  # fmt: skip
                 _multiply(
                     packed, near, 0, sums, p, runs, starts, begin, end, count, first, channels,
                     vectors,
@@ -123,8 +118,7 @@ def _pack_unit(u, at, channel, channels, w, weights, plan, starts, codes, corner
 
 @kernel(_nrt=True)  # it allocates
 def _worker(
-    worker, workers, pack, x, w, work, bias, y, plan, runs, starts, codes, corners, units, ends,
-    scratch,
+    worker, workers, x, w, work, bias, y, plan, runs, starts, codes, corners, units, ends, scratch
 ):  # fmt: skip
     """Run the worker's tasks, those of one block together, in its row of `scratch`."""
     p, count = plan[0], units.shape[0]
@@ -143,38 +137,29 @@ def _worker(
             _pack(x, packed, p, block * p.positions, group, lines)
             packed_block, packed_group = block, group
         _unit(
-            u, block, pack, w, work, near, packed, sums, lines, bias, y, plan, runs, starts, codes,
+            u, block, w, work, near, packed, sums, lines, bias, y, plan, runs, starts, codes,
             corners, units,
         )  # fmt: skip
 
 
-@kernel(parallel=True)
-def _launch(
-    pack, run, x, w, work, bias, y, plan, runs, starts, codes, corners, units, ends, scratch, packed
-):  # fmt: skip
-    """Transform the weights of `packed` units, then run all tasks, by kernels at addresses."""
-    p, workers = plan[0], scratch.shape[0]
-    size, channels = p.tile_size, p.source_channels
-    for u in prange(packed):
-        call(pack, u, u * size, 0, channels, w, work, plan, starts, codes, corners, units)
-    for worker in prange(workers):
-        call(
-            run, worker, workers, pack, x, w, work, bias, y, plan, runs, starts, codes, corners,
-            units, ends, scratch,
-        )  # fmt: skip
+@kernel
+def _pack_units(worker, workers, w, weights, plan, starts, codes, corners, units):
+    """Transform all weights of the worker's units."""
+    size, channels = plan[0].tile_size, plan[0].source_channels
+    begin, end = share(worker, workers, units.shape[0])
+    for u in range(begin, end):
+        call(_pack_unit, u, u * size, 0, channels, w, weights, plan, starts, codes, corners, units)
 
 
-@lru_cache(maxsize=2)
-def _addresses(dtype: np.dtype) -> tuple[Any, Any]:
-    """Return the addresses of `_pack_unit` and `_worker` for arrays of `dtype`."""
-    data, table, integer = array(dtype), array(np.int64), types.int64
-    rows = array(np.int64, 2)
-    return (
-        address(_pack_unit, *[integer] * 4, data, data, array(PLAN), table, table, table, rows),
-        address(
-            _worker, *[integer] * 3, *[data] * 5, array(PLAN), *[table] * 4, rows, table,
-            array(dtype, 2),
-        ),
+@entry
+def _launch(x, w, work, bias, y, plan, runs, starts, codes, corners, units, ends, scratch):
+    """Transform the weights, unless each task does so for itself; then run all tasks."""
+    workers = scratch.shape[0]
+    if work.size:
+        launch(_pack_units, workers, w, work, plan, starts, codes, corners, units)
+    launch(
+        _worker, workers, x, w, work, bias, y, plan, runs, starts, codes, corners, units,
+        ends, scratch,
     )  # fmt: skip
 
 
@@ -183,11 +168,11 @@ def run_tile_pass(
 ) -> np.ndarray:
     """Launch a forward pass or an input gradient and return its result."""
     y = empty(plan.shape, x.dtype)
-    workers = min(numba.get_num_threads(), plan.workers)
+    workers = count_workers(plan.workers)
     _launch(
-        *_addresses(x.dtype), flat(x), flat(w), empty((plan.weight_size,), x.dtype),
+        flat(x), flat(w), empty((plan.weight_size,), x.dtype),
         np.zeros(y.shape[1], x.dtype) if bias is None else flat(bias), y.ravel(),
         plan.numbers, plan.runs, plan.starts, plan.codes, plan.corners, plan.units, plan.ends,
-        empty((workers, plan.scratch_size), x.dtype), len(plan.units) if plan.weight_size else 0,
+        empty((workers, plan.scratch_size), x.dtype),
     )  # fmt: skip
     return y

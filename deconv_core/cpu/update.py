@@ -5,40 +5,40 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import prange
 
-from .arrays import STRIP, flat
-from .jit import kernel
+from .arrays import flat
+from .launch import launched
+from .tasks import count_sharers, share_elements
 
 
-@kernel(parallel=True)
-def _adam(param, grad, mean, square, rate, beta1, fresh1, beta2, fresh2, root, eps, decay):
+@launched
+def _adam(
+    worker, workers, param, grad, mean, square, rate, beta1, fresh1, beta2, fresh2, root, eps, decay
+):
     """``param -= rate * mean / (sqrt(square) / root + eps)``, after updating both."""
-    for strip in prange((param.size + STRIP - 1) // STRIP):
-        first, last = strip * STRIP, (strip + 1) * STRIP
-        p, d, m, v = param[first:last], grad[first:last], mean[first:last], square[first:last]
+    begin, end = share_elements(worker, workers, param.size)
+    p, d, m, v = param[begin:end], grad[begin:end], mean[begin:end], square[begin:end]
+    for i in range(p.size):
+        g = d[i] + decay * p[i]
+        m[i] = beta1 * m[i] + fresh1 * g
+        v[i] = beta2 * v[i] + fresh2 * g * g
+        p[i] -= rate * m[i] / (np.sqrt(v[i]) / root + eps)
+
+
+@launched
+def _sgd(worker, workers, param, grad, buffer, first_step, rate, momentum, fresh, decay, nesterov):
+    """``param -= rate * d``, where d is the gradient, the momentum, or Nesterov's mixture."""
+    begin, end = share_elements(worker, workers, param.size)
+    p, d = param[begin:end], grad[begin:end]
+    if buffer.size == 0:
+        for i in range(p.size):
+            p[i] -= rate * (d[i] + decay * p[i])
+    else:
+        b = buffer[begin:end]
         for i in range(p.size):
             g = d[i] + decay * p[i]
-            m[i] = beta1 * m[i] + fresh1 * g
-            v[i] = beta2 * v[i] + fresh2 * g * g
-            p[i] -= rate * m[i] / (np.sqrt(v[i]) / root + eps)
-
-
-@kernel(parallel=True)
-def _sgd(param, grad, buffer, first_step, rate, momentum, fresh, decay, nesterov):
-    """``param -= rate * d``, where d is the gradient, the momentum, or Nesterov's mixture."""
-    for strip in prange((param.size + STRIP - 1) // STRIP):
-        first, last = strip * STRIP, (strip + 1) * STRIP
-        p, d = param[first:last], grad[first:last]
-        if buffer.size == 0:
-            for i in range(p.size):
-                p[i] -= rate * (d[i] + decay * p[i])
-        else:
-            b = buffer[first:last]
-            for i in range(p.size):
-                g = d[i] + decay * p[i]
-                b[i] = g if first_step else momentum * b[i] + fresh * g
-                p[i] -= rate * (g + momentum * b[i] if nesterov else b[i])
+            b[i] = g if first_step else momentum * b[i] + fresh * g
+            p[i] -= rate * (g + momentum * b[i] if nesterov else b[i])
 
 
 def _updated(array: np.ndarray, work: np.ndarray) -> None:
@@ -58,7 +58,7 @@ def adam_step(
         cast(value) for value in (rate, beta1, 1 - beta1, beta2, 1 - beta2, root, eps, weight_decay)
     )
     work = flat(param), flat(exp_avg), flat(exp_avg_sq)
-    _adam(work[0], flat(grad), *work[1:], *scalars)
+    _adam(count_sharers(param), work[0], flat(grad), *work[1:], *scalars)
     for array, result in zip((param, exp_avg, exp_avg_sq), work, strict=True):
         _updated(array, result)
 
@@ -72,8 +72,8 @@ def sgd_step(
     buffer = np.empty(0, param.dtype) if momentum_buffer is None else momentum_buffer
     work = flat(param), flat(buffer)
     _sgd(
-        work[0], flat(grad), work[1], bool(first_step), cast(lr), cast(momentum),
-        cast(1 - dampening), cast(weight_decay), bool(nesterov),
+        count_sharers(param), work[0], flat(grad), work[1], bool(first_step), cast(lr),
+        cast(momentum), cast(1 - dampening), cast(weight_decay), bool(nesterov),
     )  # fmt: skip
     for array, result in zip((param, buffer), work, strict=True):
         _updated(array, result)

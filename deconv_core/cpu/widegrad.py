@@ -9,23 +9,17 @@ each of the kernel's rows that meets them.
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any
-
-import numba
 import numpy as np
-from numba import prange, types
 
 from ..memory import empty
 from .arrays import flat
 from .config import SUM_TERMS
 from .gemmgrad import pack_grad_lanes
 from .gemmplan import LANES
-from .jit import kernel
-from .launch import address, array, call
-from .plan import PLAN
+from .jit import entry, kernel
+from .launch import launch
 from .rows import copy, window
-from .tasks import share
+from .tasks import count_workers, share
 from .tile import spread
 from .wideplan import WidePlan
 
@@ -96,41 +90,25 @@ def _worker(
         _write(panel, dw, p, tap_kernel[taps], group, channel)
 
 
-@kernel(parallel=True)
+@entry
 def _launch(
-    pack, run, x, dy, dw, lanes, plan, read_h, tap_rows, tap_kernel, phase_at, places, units,
-    scratch,
+    x, dy, dw, lanes, plan, read_h, tap_rows, tap_kernel, phase_at, places, units, scratch
 ):  # fmt: skip
-    """Pack the gradient, then run all tasks, with the kernels at the addresses given."""
-    for tile in prange(plan[0].groups * plan[0].tiles):
-        call(pack, tile, dy, lanes, plan)
+    """Pack the gradient, then run all tasks."""
     workers = scratch.shape[0]
-    for worker in prange(workers):
-        call(
-            run, worker, workers, x, lanes, dw, plan, read_h, tap_rows, tap_kernel, phase_at,
-            places, units, scratch,
-        )  # fmt: skip
-
-
-@lru_cache(maxsize=2)
-def _addresses(dtype: np.dtype) -> tuple[Any, Any]:
-    """Return the addresses of `pack_grad_lanes` and `_worker` for arrays of `dtype`."""
-    data, table, integer = array(dtype), array(np.int64), types.int64
-    return (
-        address(pack_grad_lanes, integer, data, data, array(PLAN)),
-        address(
-            _worker, integer, integer, *[data] * 3, array(PLAN), *[table] * 5,
-            array(np.int64, 2), array(dtype, 2),
-        ),
+    launch(pack_grad_lanes, workers, dy, lanes, plan)
+    launch(
+        _worker, workers, x, lanes, dw, plan, read_h, tap_rows, tap_kernel, phase_at,
+        places, units, scratch,
     )  # fmt: skip
 
 
 def run_wide_grad(x: np.ndarray, dy: np.ndarray, plan: WidePlan) -> np.ndarray:
     """Launch a weight gradient and return its result."""
     dw = empty(plan.shape, x.dtype)
-    p, workers = plan.numbers[0], min(numba.get_num_threads(), plan.workers)
+    p, workers = plan.numbers[0], count_workers(plan.workers)
     _launch(
-        *_addresses(x.dtype), flat(x), flat(dy), dw.ravel(),
+        flat(x), flat(dy), dw.ravel(),
         empty((int(p["groups"] * p["lanes_size"]),), x.dtype), plan.numbers, plan.read_h,
         plan.tap_rows, plan.tap_kernel, plan.phase_at, plan.places, plan.units,
         empty((workers, int(p["scratch_size"])), x.dtype),
