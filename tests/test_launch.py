@@ -6,13 +6,15 @@ import numba
 import numpy as np
 import pytest
 from numba import config
+from numba.core.errors import TypingError
 
 from deconv_core.cpu.jit import entry, kernel
-from deconv_core.cpu.launch import call, launch, launched
+from deconv_core.cpu.launch import launch, launched, linked
 
 PAIR = np.dtype([("low", np.int64), ("high", np.int64)])
 
 
+@linked
 @kernel
 def _fill_row(row, y, scale, pair):
     """Write one row: its number times `scale`, in columns low to high."""
@@ -23,7 +25,7 @@ def _fill_row(row, y, scale, pair):
 def _fill_rows(worker, workers, y, scale, pair):
     """Write the worker's rows."""
     for row in range(worker, y.shape[0], workers):
-        call(_fill_row, row, y, scale, pair)
+        _fill_row(row, y, scale, pair)
 
 
 @entry
@@ -71,6 +73,12 @@ def test_a_kernel_is_compiled_once_for_arguments_alike() -> None:
 
 
 def test_python_cannot_call_a_kernel_for_kernels() -> None:
-    _fill(1, np.zeros((1, 4)), 1.0, np.array([(0, 4)], PAIR))
-    with pytest.raises(TypeError, match="_fill_row is a kernel for other kernels"):
-        _fill_row(0, np.zeros((1, 4)), 1.0, np.array([(0, 4)], PAIR))
+    arguments = np.zeros((1, 4)), 1.0, np.array([(0, 4)], PAIR)
+    _fill(1, *arguments)
+    with pytest.raises(TypeError, match="_fill_rows is a kernel for other kernels"):
+        _fill_rows(0, 1, *arguments)
+
+
+def test_arrays_must_be_contiguous() -> None:
+    with pytest.raises(TypingError, match="must be contiguous"):
+        _fill(1, np.zeros((8, 8))[::2, ::2], 1.0, np.array([(0, 4)], PAIR))

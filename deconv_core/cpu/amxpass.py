@@ -21,13 +21,14 @@ from .amx import (
 )
 from .config import MATRIX_WEIGHTS
 from .jit import entry, kernel
-from .launch import launch
+from .launch import launch, linked
 from .pack import pack_source, pack_weights, unpack, weight_places
 from .plan import Plan
 from .tasks import block_at, positions_of, share, share_parts
 from .units import run_units
 
 
+@linked
 @kernel
 def _pack_source(x, packed, p, read_h, read_w, image, row, column, group):
     """Pack the source of a block as (depth, part, pair of channels, phase, position)."""
@@ -47,6 +48,7 @@ def _pack_source(x, packed, p, read_h, read_w, image, row, column, group):
         )
 
 
+@linked
 @kernel
 def _block(
     block, first, last, x, weights, bias, y, p, read_h, read_w, taps, phase_at, units, scratch
@@ -86,6 +88,7 @@ def _pack_units(worker, workers, w, weights, plan, tables):
         _pack_unit(units[u], w, weights, plan[0], tables)
 
 
+@linked
 @kernel(_nrt=True)  # it allocates
 def _pack_unit(unit, w, weights, p, tables):
     """Pack the weights of a unit as (phase, depth, tap, part, lane, pair of channels)."""

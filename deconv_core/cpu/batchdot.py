@@ -13,11 +13,12 @@ from .arrays import flat
 from .batchgradplan import BatchDotPlan
 from .dot import multiply, stream_offsets, write_unit
 from .jit import entry, kernel
-from .launch import launch
+from .launch import launch, linked
 from .tasks import add_chunks, count_workers, share
 from .transpose import transpose
 
 
+@linked
 @kernel
 def _pack_source(x, packed, p, places, image, images, group):
     """Transpose all channels of a group of some images."""
@@ -29,6 +30,7 @@ def _pack_source(x, packed, p, places, image, images, group):
         )  # fmt: skip
 
 
+@linked
 @kernel
 def _add(dy, panel, packed, offsets, p, places, image, images, units, u, sums):
     """Transpose the lanes of unit `u` of some images, and add their products up."""

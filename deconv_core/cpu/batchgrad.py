@@ -15,7 +15,7 @@ from .batchgradplan import BatchGradPlan
 from .batchplan import LANES, VECTORS
 from .config import AHEAD_PLANES, MACHINE, SUM_TERMS
 from .jit import entry, kernel
-from .launch import launch
+from .launch import launch, linked
 from .tasks import add_chunks, count_workers, share
 from .tile import spread
 from .transpose import evenly, transpose
@@ -37,6 +37,7 @@ def _squares(y, y_at, places, x, x_at, x_image, size, images, channels, spill):
                 )  # fmt: skip
 
 
+@linked
 @kernel
 def _pack_source(x, packed, p, places, image, images, group, channel, channels):
     """Transpose some channels of some images."""
@@ -47,6 +48,7 @@ def _pack_source(x, packed, p, places, image, images, group, channel, channels):
     )
 
 
+@linked
 @kernel
 def _pack_lanes(dy, lanes, p, places, image, images, group, first):
     """Transpose some images' result channels of a tile, from `first` on."""
@@ -58,6 +60,7 @@ def _pack_lanes(dy, lanes, p, places, image, images, group, first):
     )  # fmt: skip
 
 
+@linked
 @kernel
 def _add(packed, lanes, p, runs, taps, none, images, sums, at):
     """Add the products of one block of images up, for a tile of lanes: (tap, lane, channel).

@@ -14,7 +14,7 @@ from .arrays import flat
 from .batchplan import BatchPlan
 from .config import AHEAD_PLANES, MACHINE, SUM_TERMS
 from .jit import entry, kernel
-from .launch import launch
+from .launch import launch, linked
 from .pack import pack_weights, weight_places
 from .rows import move
 from .tasks import count_workers, share
@@ -69,6 +69,7 @@ def _class_weights(weights, at, target, picks, begin, end, taps, channels, lanes
             target += lanes
 
 
+@linked
 @kernel
 def _multiply(
     packed, block_at, panel, weights, bias, bias_at, p, phase_at, taps, picks, classes, first, last,
@@ -92,6 +93,7 @@ def _multiply(
             )  # fmt: skip
 
 
+@linked
 @kernel
 def _write(panel, y, p, result_at, image, channel, lanes, first, end):
     """Transpose a panel's pixels from `first` to `end` into the result."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .config import MACHINE
 from .gemmplan import LANES
 from .jit import kernel
+from .launch import linked
 from .pack import pack_rows
 from .rows import move
 from .transpose import transpose
@@ -27,6 +28,7 @@ def _pack_channel(x, packed, p, read_h, read_w, group, channel, first, last):
             )  # fmt: skip
 
 
+@linked
 @kernel
 def pack_columns(
     x, columns, packed, p, read_h, read_w, sources, phase_at, parts, part_at, group, first, last
@@ -62,6 +64,7 @@ def pack_columns(
                 at += p.chunk * taps * LANES + width
 
 
+@linked
 @kernel
 def pack_streams(
     x, streams, rows, packed, p, read_h, read_w, sources, parts, places, group, first, last

@@ -12,7 +12,7 @@ from ..memory import empty
 from .arrays import flat
 from .config import MACHINE
 from .jit import entry, kernel
-from .launch import launch
+from .launch import launch, linked
 from .pack import pack_lanes, pack_source
 from .plan import Plan
 from .tasks import add_chunks, block_at, count_workers, positions_of, share, share_parts
@@ -108,6 +108,7 @@ def stream_offsets(p, taps):
     return offsets
 
 
+@linked
 @kernel
 def _add_block(
     block, begin, end, x, dy, sums, p, read_h, read_w, units, offsets, packed, panel
@@ -149,6 +150,7 @@ def _add_block(
         first = last
 
 
+@linked
 @kernel(_nrt=True)  # it allocates
 def _chunk(chunk, begin, end, x, dy, partial, p, read_h, read_w, taps, units, scratch, fresh):
     """Add up one chunk of blocks, for the units from `begin` to `end`, in `partial`.
@@ -168,6 +170,7 @@ def _chunk(chunk, begin, end, x, dy, partial, p, read_h, read_w, taps, units, sc
         _add_block(block, begin, end, x, dy, sums, p, read_h, read_w, units, offsets, packed, panel)
 
 
+@linked
 @kernel
 def write_unit(dw, sums, p, tap_kernel, units, u):
     """Write one unit's sums, which lie tile by tile, into the weight gradient."""

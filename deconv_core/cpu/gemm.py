@@ -16,7 +16,7 @@ from .columns import pack_columns
 from .config import AHEAD_PLANES, MACHINE
 from .gemmplan import LANES, VECTORS, GemmPlan
 from .jit import entry, kernel
-from .launch import launch
+from .launch import launch, linked
 from .pack import pack_weights, scatter, weight_places
 from .phases import WAYS, weave_rows
 from .rows import copy, prefetch
@@ -27,6 +27,7 @@ from .transpose import evenly, transpose
 _VECTOR_BYTES = MACHINE.vector_bytes
 
 
+@linked
 @kernel(_nrt=True)  # it allocates
 def _multiply(
     w, columns, weights, panel, p, weight_at, tap_kernel, phase_at, group, channel, lanes, tiles
@@ -92,6 +93,7 @@ def _write(lines, y, p, channel, lanes, phase_h, first, end, bias):
             at += count
 
 
+@linked
 @kernel
 def _unpack(panel, lines, places, y, p, channel, lanes, first, end, tiles, bias):
     """Turn the sums of `tiles` tiles to (channel, position), and write them."""

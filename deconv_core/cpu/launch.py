@@ -1,16 +1,18 @@
-"""Launching kernels on all threads, and calling them by name.
+"""Launching kernels on all threads, and linking them: what others call is compiled once.
 
 ``launch(kernel, workers, *arguments)`` runs ``kernel(worker, workers, *arguments)`` on so many
-threads: a kernel knows its share. ``call(kernel, *arguments)`` runs one on the calling thread.
+threads; each knows its share.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from numba import config, types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 from .jit import entry, kernel
@@ -23,7 +25,11 @@ def _plain(kind: Any) -> Any:
     kind = types.unliteral(kind)
     if isinstance(kind, types.Integer):
         return types.int64
-    return types.Array(kind.dtype, kind.ndim, "C") if isinstance(kind, types.Array) else kind
+    if not isinstance(kind, types.Array):
+        return kind
+    if kind.layout != "C":
+        raise TypingError(f"a kernel's array must be contiguous, got {kind}")
+    return types.Array(kind.dtype, kind.ndim, "C")
 
 
 def _call(context: Any, builder: Any, symbol: str, signature: tuple[Any, ...], values: Any) -> None:
@@ -36,26 +42,16 @@ def _call(context: Any, builder: Any, symbol: str, signature: tuple[Any, ...], v
 
 def _cast(context: Any, builder: Any, values: Any, given: Any, signature: Any) -> list[Any]:
     """Return arguments as values of the types that a kernel was compiled for."""
-    return [
-        value if isinstance(kind, types.Array) else context.cast(builder, value, kind, target)
-        for value, kind, target in zip(
-            cgutils.unpack_tuple(builder, values), given, signature, strict=True
-        )
-    ]
-
-
-@intrinsic
-def _call_by_name(typing: Any, kernel: Any, *given: Any) -> tuple[Any, Callable[..., Any]]:
-    """Emit `call`."""
-    signature = tuple(map(_plain, given))
-    symbol = link(kernel.dispatcher, signature)
-
-    def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
-        passed = _cast(context, builder, values[1], given, signature)
-        _call(context, builder, symbol, signature, passed)
-        return context.get_dummy_value()
-
-    return types.void(kernel, types.StarArgTuple(given)), generate
+    passed = []
+    for value, kind, target in zip(
+        cgutils.unpack_tuple(builder, values), given, signature, strict=True
+    ):
+        if not isinstance(kind, types.Array):
+            value = context.cast(builder, value, kind, target)
+        elif isinstance(target, types.CPointer):
+            value = context.make_array(kind)(context, builder, value).data
+        passed.append(value)
+    return passed
 
 
 def _launching(kernel: Any, workers: Any, given: Any, kind: Any) -> tuple[Any, Callable[..., Any]]:
@@ -87,11 +83,6 @@ def _launch_with(typing: Any, kernel: Any, workers: Any, given: Any) -> Any:
     return _launching(kernel, workers, given.types, given)
 
 
-def _call_python(kernel: Callable[..., None], *arguments: Any) -> None:
-    """Do `call` in plain Python."""
-    kernel(*arguments)
-
-
 def _launch_python(kernel: Callable[..., None], workers: int, *arguments: Any) -> None:
     """Do `launch` in plain Python."""
     for worker in range(workers):
@@ -104,9 +95,9 @@ def _launch_with_python(kernel: Callable[..., None], workers: int, arguments: An
 
 
 if config.DISABLE_JIT:
-    call, launch, launch_with = _call_python, _launch_python, _launch_with_python
+    launch, launch_with = _launch_python, _launch_with_python
 else:
-    call, launch, launch_with = _call_by_name, _launch_by_name, _launch_with
+    launch, launch_with = _launch_by_name, _launch_with
 
 
 def launched(function: Callable[..., None] | None = None, **options: Any) -> Any:
@@ -126,39 +117,33 @@ def launched(function: Callable[..., None] | None = None, **options: Any) -> Any
     return entry(run)
 
 
-def linked(arguments: str) -> Callable[[Any], Any]:
-    """Return a decorator: other kernels call a kernel by name, and hand it addresses of arrays.
+def linked(kernel: Any, arguments: str | None = None) -> Any:
+    """Have other kernels call a kernel by name.
 
-    `arguments` has a letter for each: i for an integer, a for an array of elements, e for an
-    element, n for an array of integers. Of an array, the kernel gets the address alone: Numba
-    passes seven words, which its caller would store for each call.
+    With `arguments`, it gets addresses of arrays alone: Numba passes seven words of each, which
+    the caller would store for each call. There is a letter for each argument: i for an integer, a
+    for an array of elements, e for an element, n for an array of integers.
     """
+    if isinstance(kernel, str):
+        return partial(linked, arguments=kernel)
+    if config.DISABLE_JIT:
+        return kernel
 
-    def decorate(kernel: Any) -> Any:
-        if config.DISABLE_JIT:
-            return kernel
-
-        def typed(typing: Any, *given: Any) -> tuple[Any, Callable[..., Any]]:
+    def typed(typing: Any, *given: Any) -> tuple[Any, Callable[..., Any]]:
+        if arguments is None:
+            signature = tuple(map(_plain, given))
+        else:
             element = next(kind.dtype for kind in given if hasattr(kind, "dtype"))
             kinds = {"i": types.int64, "e": element}
             kinds |= {"a": types.CPointer(element), "n": types.CPointer(types.int64)}
             signature = tuple(kinds[letter] for letter in arguments)
-            symbol = link(kernel, signature)
+        symbol = link(kernel, signature)
 
-            def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
-                passed = [
-                    context.make_array(kind)(context, builder, value).data
-                    if isinstance(kind, types.Array)
-                    else context.cast(builder, value, kind, target)
-                    for value, kind, target in zip(
-                        cgutils.unpack_tuple(builder, values[0]), given, signature, strict=True
-                    )
-                ]
-                _call(context, builder, symbol, signature, passed)
-                return context.get_dummy_value()
+        def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
+            passed = _cast(context, builder, values[0], given, signature)
+            _call(context, builder, symbol, signature, passed)
+            return context.get_dummy_value()
 
-            return types.void(types.StarArgTuple(given)), generate
+        return types.void(types.StarArgTuple(given)), generate
 
-        return intrinsic(typed)
-
-    return decorate
+    return intrinsic(typed)

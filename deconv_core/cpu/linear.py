@@ -16,7 +16,7 @@ from .blocking import line_stride, tiles
 from .config import AHEAD_PLANES, MACHINE, SUM_TERMS
 from .elementwise import bias_grad
 from .jit import entry, kernel
-from .launch import launch, launched
+from .launch import launch, launched, linked
 from .rows import copy, window
 from .tasks import count_workers, share
 from .tile import dot, spread
@@ -31,7 +31,8 @@ _STRIPS = 8  # of columns, at least
 _NO_TAPS = np.zeros(1, np.int64)
 
 
-@kernel(inline="always")
+@linked
+@kernel(_nrt=True)
 def _dot_rows(x, w, y, out, units, first, last):
     """``y[n, o] = sum(x[n, k] * w[o, k])`` over the features k in [first, last), for some units."""
     batch, features = y.size // out, x.size // (y.size // out)
@@ -118,7 +119,8 @@ def linear_forward(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None) -> np.
     return y
 
 
-@kernel(inline="always")
+@linked
+@kernel(_nrt=True)
 def _combine_strip(
     m, weights, y, channels, columns, units, first, count, pitch, packed, rest, taps
 ):

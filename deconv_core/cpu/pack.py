@@ -12,6 +12,7 @@ import numpy as np
 
 from .config import MACHINE
 from .jit import kernel
+from .launch import linked
 from .phases import WAYS, deal_rows, weave_rows
 from .rows import copy, prefetch, window, window_by_two
 from .tasks import positions_of
@@ -62,6 +63,7 @@ def _pack_few(w, base, packed, at, places, p, channels, lanes):
                 target[lane] = source[lane * p.w_lane]
 
 
+@linked
 @kernel
 def pack_weights(w, packed, at, places, p, group, channel, channels, first, lanes):
     """Pack the weights of some source channels, from `channel` on, for the lanes from `first` on.
@@ -86,6 +88,7 @@ def pack_weights(w, packed, at, places, p, group, channel, channels, first, lane
             )  # fmt: skip
 
 
+@linked
 @kernel
 def pack_joint_weights(w, packed, at, p, tap_kernel, phase_at, group):
     """Pack all weights of a group whose joint phases are lanes (joint.py): zero for no tap."""
@@ -143,6 +146,7 @@ def pack_rows(
                 )
 
 
+@linked
 @kernel
 def pack_source(x, packed, p, read_h, read_w, image, row, column, group, first, channels):
     """Pack some channels of `group` that the block at (`image`, `row`, `column`) reads.
@@ -169,6 +173,7 @@ def pack_source(x, packed, p, read_h, read_w, image, row, column, group, first, 
                 )  # fmt: skip
 
 
+@linked
 @kernel
 def pack_lanes(dy, panel, p, image, row, column, group, first, lanes):
     """Pack the result channels of a unit at the packed source's pitch, zero between the rows.
@@ -210,6 +215,7 @@ def scatter(y, y_at, first, count, limit, panel, at, phase_pitch, stride, bias):
             y[y_at + w] = panel[at + phase * phase_pitch + q] + bias
 
 
+@linked
 @kernel
 def unpack(panel, phase_pitch, y, p, image, row, column, channel, lanes, phase_h, bias):
     """Write the panel (column phase, lane, position) of one row phase into the result.

@@ -10,7 +10,7 @@ import numpy as np
 
 from .config import AHEAD_TILES, MACHINE
 from .jit import entry, kernel
-from .launch import launch
+from .launch import launch, linked
 from .pack import pack_joint_weights, pack_source, pack_weights, unpack, weight_places
 from .plan import Plan
 from .rows import prefetch
@@ -80,7 +80,8 @@ def _straight(packed, weights, bias, y, p, taps, image, row, column, group, firs
         )  # fmt: skip
 
 
-@kernel(inline="always")
+@linked
+@kernel(_nrt=True)
 def _block(
     block, first, last, x, weights, bias, y, p, read_h, read_w, taps, phase_at, units, scratch
 ):  # fmt: skip

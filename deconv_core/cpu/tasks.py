@@ -11,6 +11,7 @@ import numpy as np
 
 from ..geometry import ceil_div
 from .jit import kernel
+from .launch import linked
 
 _STRIP = 1 << 14  # elements that an elementwise kernel's workers do not share
 
@@ -33,6 +34,7 @@ def positions_of(p, image, row):
     return ((images - 1) * p.image_rows + rows - 1) * p.pitch + p.block_columns
 
 
+@linked
 @kernel
 def add_chunks(partial, first, last):
     """Add all rows of `partial` to the first, in their order, over a range of columns."""

@@ -16,7 +16,7 @@ from ..memory import empty
 from .arrays import flat
 from .config import AHEAD_PLANES, MACHINE, SUM_TERMS
 from .jit import entry, kernel
-from .launch import call, launch
+from .launch import launch, linked
 from .tasks import add_chunks, count_workers, share, share_parts
 from .tile import spread
 from .tilegradplan import LANES, VECTORS, TileGradPlan
@@ -27,6 +27,7 @@ from .winoweights import taps_from_tiles
 _VECTOR_BYTES = MACHINE.vector_bytes
 
 
+@linked
 @kernel
 def _pack_columns(x, columns, p, start, group, first, last, lines):
     """Transform some source channels of a block of tiles into (plane, tile, channel)."""
@@ -39,6 +40,7 @@ def _pack_columns(x, columns, p, start, group, first, last, lines):
         )  # fmt: skip
 
 
+@linked
 @kernel
 def _pack_lanes(dy, lanes, p, start, group, unit, lines):
     """Transform the result channels of one unit of a block into (plane, unit, tile, lane).
@@ -54,6 +56,7 @@ def _pack_lanes(dy, lanes, p, start, group, unit, lines):
         )  # fmt: skip
 
 
+@linked
 @kernel
 def _multiply(
     lanes, columns, sums, at, p, reads, writes, none, taps, begin, end, count, fresh
@@ -75,7 +78,8 @@ def _multiply(
             )  # fmt: skip
 
 
-@kernel(inline="always")
+@linked
+@kernel(_nrt=True)
 def _chunk(
     chunk, begin, end, x, dy, dw, partial, plan, reads, writes, places, corners, scratch
 ):  # fmt: skip
@@ -109,10 +113,9 @@ def _chunk(
                         lanes, columns, near, 0, p, reads, writes, none, taps, unit, unit + 1,
                         count, 1,
                     )  # fmt: skip
-                    call(
-                        _finish, pair * p.tiles + unit, 0, near.reshape(1, -1), dw, plan, places,
-                        corners,
-                    )  # fmt: skip
+                    _finish(
+                        pair * p.tiles + unit, 0, near.reshape(1, -1), dw, plan, places, corners
+                    )
             else:
                 _multiply(
                     lanes, columns, partial[chunk], (pair * p.tiles + low) * p.tile_size, p, reads,
@@ -138,6 +141,7 @@ def _worker(
         task += until - begin
 
 
+@linked
 @kernel(_nrt=True)  # it allocates
 def _finish(index, at, partial, dw, plan, places, corners):
     """Add up the chunks' sums of one unit and block of source channels, and write its taps.
@@ -173,7 +177,7 @@ def _finish_all(worker, workers, partial, dw, plan, places, corners):
     p = plan[0]
     begin, end = share(worker, workers, p.groups * p.column_blocks * p.tiles)
     for index in range(begin, end):
-        call(_finish, index, index * p.tile_size, partial, dw, plan, places, corners)
+        _finish(index, index * p.tile_size, partial, dw, plan, places, corners)
 
 
 @entry

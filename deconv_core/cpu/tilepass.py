@@ -13,7 +13,7 @@ from ..memory import empty
 from .arrays import flat
 from .config import LINE, MACHINE, ROW
 from .jit import entry, kernel
-from .launch import call, launch
+from .launch import launch, linked
 from .tasks import count_workers, share, share_parts
 from .tile import cross
 from .tilepassplan import TilePlan
@@ -23,6 +23,7 @@ from .winoweights import pack_tile_weights
 _VECTOR_BYTES, (_LANES, _VECTORS) = MACHINE.vector_bytes, MACHINE.spread[0]
 
 
+@linked
 @kernel
 def _pack(x, packed, p, start, group, lines):
     """Transform all source channels of a block of tiles into (product, channels, tile, channel)."""
@@ -47,6 +48,7 @@ def _clear_rest(packed, p, count):
             packed[first : first + rest * ROW] = 0
 
 
+@linked
 @kernel
 def _multiply(
     packed, weights, at, sums, p, runs, starts, begin, end, count, channel, channels, vectors
@@ -69,7 +71,8 @@ def _multiply(
         )  # fmt: skip
 
 
-@kernel(inline="always")
+@linked
+@kernel(_nrt=True)
 def _unit(
     u, block, w, work, near, packed, sums, lines, bias, y, plan, runs, starts, codes, corners, units
 ):  # fmt: skip
@@ -84,9 +87,7 @@ def _unit(
         if p.near:
             for first in range(0, p.source_channels, p.chunk):
                 channels = min(p.chunk, p.source_channels - first)
-                call(
-                    _pack_unit, u, 0, first, channels, w, near, plan, starts, codes, corners, units
-                )  # fmt: skip
+                _pack_unit(u, 0, first, channels, w, near, plan, starts, codes, corners, units)
                 _multiply(
                     packed, near, 0, sums, p, runs, starts, begin, end, count, first, channels,
                     vectors,
@@ -105,6 +106,7 @@ def _unit(
                 )  # fmt: skip
 
 
+@linked
 @kernel(_nrt=True)  # it allocates
 def _pack_unit(u, at, channel, channels, w, weights, plan, starts, codes, corners, units):
     """Transform the weights of some source channels of unit `u`, from `channel` on."""
@@ -148,7 +150,7 @@ def _pack_units(worker, workers, w, weights, plan, starts, codes, corners, units
     size, channels = plan[0].tile_size, plan[0].source_channels
     begin, end = share(worker, workers, units.shape[0])
     for u in range(begin, end):
-        call(_pack_unit, u, u * size, 0, channels, w, weights, plan, starts, codes, corners, units)
+        _pack_unit(u, u * size, 0, channels, w, weights, plan, starts, codes, corners, units)
 
 
 @entry

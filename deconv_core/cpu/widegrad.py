@@ -17,13 +17,14 @@ from .config import SUM_TERMS
 from .gemmgrad import pack_grad_lanes
 from .gemmplan import LANES
 from .jit import entry, kernel
-from .launch import launch
+from .launch import launch, linked
 from .rows import copy, window
 from .tasks import count_workers, share
 from .tile import spread
 from .wideplan import WidePlan
 
 
+@linked
 @kernel
 def _pack_rows(x, packed, p, image, group, channel, phase):
     """Pack the rows of one phase of a channel, zero outside the picture."""
@@ -37,6 +38,7 @@ def _pack_rows(x, packed, p, image, group, channel, phase):
         )  # the next task's rows lie below these
 
 
+@linked
 @kernel
 def _multiply(lanes, packed, panel, p, taps, places, none, group, image, begin, end, fresh):
     """Add up the positions [begin, end) of a picture for all lanes and the rows in `taps`."""
@@ -53,6 +55,7 @@ def _multiply(lanes, packed, panel, p, taps, places, none, group, image, begin, 
                 )  # fmt: skip
 
 
+@linked
 @kernel
 def _write(panel, dw, p, kernel, group, channel):
     """Write the rows of `kernel`, places in the kernel, of all result channels' gradients."""

@@ -28,6 +28,7 @@ from numba.extending import intrinsic
 from .config import MACHINE
 from .emit import Emitter
 from .jit import kernel
+from .launch import linked
 from .transpose import turn, turn_back
 
 _VECTOR_BYTES, _VECTORS = MACHINE.vector_bytes, MACHINE.spread[0][1]
@@ -197,6 +198,7 @@ def _part(p, at, end):
     return image, fold, row, column, more, 0, p.columns // p.folds_w, until
 
 
+@linked
 @kernel
 def _turn_rows(lines, x, picture, height, limit, top, step, left, rows, count, channels):
     """Transpose rows of some channels of a picture to lines: a vector for each of `count` pixels.
@@ -217,6 +219,7 @@ def _turn_rows(lines, x, picture, height, limit, top, step, left, rows, count, c
         )  # fmt: skip
 
 
+@linked
 @kernel
 def pack_tiles(
     x, packed, to, tile_pitch, plane, p, start, group, channel, channels, lines
@@ -268,6 +271,7 @@ def pack_tiles(
         at = until
 
 
+@linked
 @kernel
 def pack_grad_tiles(dy, packed, to, tile_pitch, plane, p, start, group, channel, channels, lines):
     """Transform a vector of the gradient's channels, as `pack_tiles` does the source's."""
@@ -299,6 +303,7 @@ def pack_grad_tiles(dy, packed, to, tile_pitch, plane, p, start, group, channel,
         at = until
 
 
+@linked
 @kernel
 def unpack_tiles(sums, at, y, p, start, channel, channels, phase_h, bias, lines):
     """Turn the sums of a vector of result channels, from `channel` on, into results, with bias.

@@ -18,6 +18,7 @@ from numba.extending import intrinsic
 from .config import LINE, MACHINE
 from .emit import INDEX, Emitter
 from .jit import kernel
+from .launch import linked
 from .rows import prefetch
 from .transpose import turn
 
@@ -133,6 +134,7 @@ def _places(p, pairs, codes, starts, size, pitch):
     return places
 
 
+@linked
 @kernel(_nrt=True)  # it allocates
 def pack_tile_weights(
     w, packed, at, p, codes, starts, corners, group, first, lanes, vectors, channel, channels
@@ -257,6 +259,7 @@ _lower_2, _lower_3 = _lower(2), _lower(3)
 _lower_flat_2, _lower_flat_3 = _lower(2, True), _lower(3, True)
 
 
+@linked
 @kernel
 def taps_from_tiles(p, lines, sums, at, places, corners):
     """Turn the sums of a vector of source channels into taps, ``G^T s G``: a line for each.
