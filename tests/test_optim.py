@@ -63,6 +63,20 @@ def test_fifty_steps_follow_pytorch(kind, torch_kind, options, dtype, tolerance)
         )
 
 
+def test_adam_divides_by_zero_as_pytorch_does() -> None:
+    params = parameters()
+    others = twins(params)
+    ours, theirs = Adam(params, lr=0.1, eps=0.0), torch.optim.Adam(others, lr=0.1, eps=0.0)
+    for parameter, other in zip(params, others, strict=True):
+        parameter.grad[..., 1:] = 1.0  # and 0 before it: 0 / 0
+        other.grad = torch.tensor(parameter.grad)
+    ours.step()
+    theirs.step()
+    for parameter, other in zip(params, others, strict=True):
+        assert np.isnan(parameter.data[..., 0]).all()
+        np.testing.assert_allclose(parameter.data, other.detach().numpy(), rtol=1e-12)
+
+
 @pytest.mark.parametrize("kind, torch_kind, options", OPTIONS, ids=IDS)
 def test_state_comes_from_pytorch(kind, torch_kind, options) -> None:
     params = parameters()

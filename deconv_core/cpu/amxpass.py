@@ -79,7 +79,7 @@ def _block(
             )  # fmt: skip
 
 
-@kernel(_nrt=True)  # it allocates
+@kernel
 def _pack_units(worker, workers, w, weights, plan, tables):
     """Pack the weights of the worker's units."""
     units = tables[plan[0].units_begin : plan[0].units_end].reshape(-1, 6)
@@ -117,7 +117,7 @@ def _pack_unit(unit, w, weights, p, tables):
                         )  # fmt: skip
 
 
-@kernel(_nrt=True)  # it allocates
+@kernel
 def _worker(worker, workers, x, work, bias, y, plan, tables):
     """Run the worker's tasks, those of one block together.
 

@@ -71,6 +71,7 @@ def multiply(
             )  # fmt: skip
 
 
+@linked
 @kernel
 def _plain(x, dy, sums, p, units, begin, end, chunk, offsets):
     """Add up one chunk of blocks of a 1x1 convolution, for some units, straight from the arrays."""
@@ -189,7 +190,7 @@ def write_unit(dw, sums, p, tap_kernel, units, u):
                 within += 1
 
 
-@kernel(_nrt=True)  # it allocates
+@kernel
 def _worker(worker, workers, x, dy, partial, plan, tables, scratch):
     """Run the worker's tasks, those of one chunk together, in its row of `scratch`."""
     p = plan[0]

@@ -12,6 +12,7 @@ no wrappers for callers from elsewhere: these would take a fifth of the time to 
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import os
 import pickle
@@ -161,16 +162,31 @@ def entry(function: Callable[..., Any]) -> Any:
 
 
 def _compiled(function: Callable[..., Any], options: dict[str, Any]) -> Any:
-    """Return `function` as Numba's, with a cache of its own."""
-    options |= {"no_cfunc_wrapper": True}
+    """Return `function` as Numba's, with a cache of its own.
+
+    It divides as NumPy does: there would be nobody to tell of an error.
+    """
+    options |= {"no_cfunc_wrapper": True, "error_model": "numpy"}
     dispatcher = numba.njit(**options)(function)
     if not config.DISABLE_JIT:
+        dispatcher.compile = partial(_compile, dispatcher.compile)
         KERNELS[function.__module__, function.__name__] = dispatcher
         dispatcher.get_call_template = partial(_typed, dispatcher.get_call_template)
         # Where no folder of this machine can be written, kernels are compiled every time.
         with contextlib.suppress(RuntimeError):
             dispatcher._cache = KernelCache(function, options)
     return dispatcher
+
+
+def _compile(compile: Callable[[Any], Any], signature: Any) -> Any:
+    """Compile without collecting garbage: most of the many objects that are made stay in use."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return compile(signature)
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _add_overload(dispatcher: Any, result: Any) -> None:

@@ -100,14 +100,9 @@ else:
     launch, launch_with = _launch_by_name, _launch_with
 
 
-def launched(function: Callable[..., None] | None = None, **options: Any) -> Any:
-    """Return an entry that launches a kernel, on as many workers as its first argument says.
-
-    `options` are those of `kernel`.
-    """
-    if function is None:
-        return lambda body: launched(body, **options)
-    body = kernel(function, **options)
+def launched(function: Callable[..., None]) -> Any:
+    """Return an entry that launches a kernel, on as many workers as its first argument says."""
+    body = kernel(function)
 
     def run(workers, *arguments):
         launch_with(body, workers, arguments)

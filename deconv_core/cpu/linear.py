@@ -32,7 +32,7 @@ _NO_TAPS = np.zeros(1, np.int64)
 
 
 @linked
-@kernel(_nrt=True)
+@kernel(_nrt=True)  # it allocates
 def _dot_rows(x, w, y, out, units, first, last):
     """``y[n, o] = sum(x[n, k] * w[o, k])`` over the features k in [first, last), for some units."""
     batch, features = y.size // out, x.size // (y.size // out)
@@ -65,7 +65,7 @@ def _dot_rows(x, w, y, out, units, first, last):
                             y[(n + j) * out + o + i] += total
 
 
-@kernel(_nrt=True)  # it allocates
+@kernel
 def _dot_tasks(worker, workers, x, w, partial, out, units, runs, chunk):
     """Run the worker's tasks, each a run of outputs and a chunk of features."""
     begin, end = share(worker, workers, (runs.size - 1) * partial.shape[0])
@@ -120,7 +120,7 @@ def linear_forward(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None) -> np.
 
 
 @linked
-@kernel(_nrt=True)
+@kernel(_nrt=True)  # it allocates
 def _combine_strip(
     m, weights, y, channels, columns, units, first, count, pitch, packed, rest, taps
 ):
@@ -165,7 +165,7 @@ def _combine_strip(
                     copy(y, at, rest, l * step, count - whole, y.dtype.type(0))
 
 
-@launched(_nrt=True)  # it allocates
+@launched
 def _combine(worker, workers, m, weights, y, channels, columns, units, strip, pitch, scratch, taps):
     """Combine each `workers`-th strip of columns, with the worker's row of `scratch`."""
     packed = scratch[worker]  # a last tile may read beyond the rows, into what follows

@@ -21,6 +21,7 @@ from .units import run_units
 _VECTOR_BYTES, _MOST_LANES = MACHINE.vector_bytes, MACHINE.spread[0][0]
 
 
+@linked
 @kernel
 def _rows(
     x, x_at, x_row, plane, weights, at, bias, channel, y, y_at, y_row, size, rows, length, p, taps,
@@ -81,7 +82,7 @@ def _straight(packed, weights, bias, y, p, taps, image, row, column, group, firs
 
 
 @linked
-@kernel(_nrt=True)
+@kernel(_nrt=True)  # it allocates
 def _block(
     block, first, last, x, weights, bias, y, p, read_h, read_w, taps, phase_at, units, scratch
 ):  # fmt: skip
@@ -152,7 +153,7 @@ def _pack_units(worker, workers, w, weights, plan, tables):
             pack_weights(w, weights, at, places, p, group, 0, channels, lane, lanes)
 
 
-@kernel(_nrt=True)  # it allocates
+@kernel
 def _worker(worker, workers, x, work, bias, y, plan, tables):
     """Run the worker's tasks, those of one block together.
 

@@ -79,7 +79,7 @@ def _multiply(
 
 
 @linked
-@kernel(_nrt=True)
+@kernel(_nrt=True)  # it allocates
 def _chunk(
     chunk, begin, end, x, dy, dw, partial, plan, reads, writes, places, corners, scratch
 ):  # fmt: skip
@@ -123,7 +123,7 @@ def _chunk(
                 )  # fmt: skip
 
 
-@kernel(_nrt=True)  # it allocates
+@kernel
 def _worker(
     worker, workers, x, dy, dw, partial, plan, reads, writes, places, corners, ends, scratch
 ):  # fmt: skip

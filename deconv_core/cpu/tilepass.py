@@ -72,7 +72,7 @@ def _multiply(
 
 
 @linked
-@kernel(_nrt=True)
+@kernel
 def _unit(
     u, block, w, work, near, packed, sums, lines, bias, y, plan, runs, starts, codes, corners, units
 ):  # fmt: skip
@@ -118,7 +118,7 @@ def _pack_unit(u, at, channel, channels, w, weights, plan, starts, codes, corner
     )  # fmt: skip
 
 
-@kernel(_nrt=True)  # it allocates
+@kernel
 def _worker(
     worker, workers, x, w, work, bias, y, plan, runs, starts, codes, corners, units, ends, scratch
 ):  # fmt: skip
