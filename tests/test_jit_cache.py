@@ -123,6 +123,34 @@ def test_what_is_called_by_name_is_known_before_its_callers_are_loaded(
     assert run(cache, package, LINKED) == ["compiling"]
 
 
+OUTSIDE = """
+import numpy as np
+from deconv_core.cpu.jit import kernel
+from deconv_core.cpu.launch import launched, linked
+@linked
+@kernel
+def part(y):
+    y[0] = 1
+@launched
+def whole(worker, workers, y):
+    part(y)
+y = np.zeros(1)
+whole(1, y)
+print(int(y[0]))
+"""
+
+
+def test_kernels_of_other_folders_are_never_stale(tmp_path: Path, package: Path) -> None:
+    script = tmp_path / "outside.py"
+    start = f"import runpy; runpy.run_path({str(script)!r}, run_name='outside')"
+    for text, expected in (
+        (OUTSIDE, "1"), (OUTSIDE, "1"), (OUTSIDE.replace("= 1", "= 5"), "5"),
+        (OUTSIDE.replace("part", "bit"), "1"),
+    ):  # fmt: skip
+        script.write_text(text)
+        assert run(tmp_path / "cache", package, start) == [expected]
+
+
 def test_a_body_compiled_with_other_options_is_another_entry() -> None:
     dispatcher = numba.njit(_body)
     codegen = dispatcher.targetctx.codegen()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 import pytest
@@ -70,6 +72,61 @@ def test_a_kernel_is_compiled_once_for_arguments_alike() -> None:
     _fill(np.int32(3), y, np.float32(1), pair)
     compiled = [types for types in _fill_rows.overloads if types[2].dtype == numba.float32]
     assert len(compiled) == 1
+
+
+@linked
+@kernel(_nrt=True)
+def _ask(size, out):
+    """Ask for memory, and use it."""
+    out[0] = np.zeros(size)[0]
+
+
+@launched
+def _ask_if_last(worker, workers, size, out):
+    """Ask for memory on one worker."""
+    if worker == workers - 1:
+        _ask(size, out)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_failure_is_told(workers: int) -> None:
+    _ask_if_last(workers, 10, np.ones(1))
+    with pytest.raises(RuntimeError, match="a kernel failed"):
+        _ask_if_last(workers, 1 << 50, np.ones(1))
+    _ask_if_last(workers, 10, np.ones(1))
+
+
+def test_a_kernel_defined_anew_is_another_one() -> None:
+    def made(number: int) -> Any:
+        @launched
+        def fill(worker, workers, y):
+            y[worker] = number
+
+        return fill
+
+    first, second = made(1), made(2)
+    y = np.zeros(2)
+    for fill, number in ((first, 1), (second, 2), (first, 1)):
+        fill(2, y)
+        assert y.tolist() == [number] * 2
+
+
+@linked
+@kernel
+def _answer(y):
+    """Return something, which a linked kernel must not."""
+    return y[0]
+
+
+@entry
+def _ask_answer(y):
+    """Call it."""
+    _answer(y)
+
+
+def test_linked_kernels_return_nothing() -> None:
+    with pytest.raises(TypingError, match="_answer returns a value"):
+        _ask_answer(np.ones(1))
 
 
 def test_python_cannot_call_a_kernel_for_kernels() -> None:

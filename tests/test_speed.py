@@ -13,9 +13,8 @@ import pytest
 
 from deconv_core import functional as F
 from deconv_core import geometry, memory
-from deconv_core.cpu import tile
+from deconv_core.cpu import linking, tile
 from deconv_core.cpu.config import MACHINE, SUM_TERMS
-from deconv_core.cpu.linking import KERNELS
 
 LANES, VECTORS = MACHINE.spread[0]
 POSITIONS = VECTORS * MACHINE.vector_bytes // 4
@@ -144,7 +143,7 @@ def test_subnormal_numbers_left_in_memory_cost_nothing(
 def test_tiles_multiply_in_registers() -> None:
     tile_call()()
     pointer = numba.types.CPointer(numba.float32)
-    kernel = KERNELS[tile.__name__, "spread"]
+    kernel = linking._dispatchers[f"{tile.__name__}.spread"]
     signature = next(kinds for kinds in kernel.overloads if pointer in kinds)
     anew = numba.njit(kernel.py_func)  # what is kept on disk cannot be inspected
     anew.compile(signature)

@@ -28,7 +28,7 @@ from numba.extending import intrinsic
 from .config import MATRIX, MATRIX_STEPS
 from .emit import I32, INDEX, Emitter
 from .jit import kernel
-from .launch import linked
+from .launch import linked_by_address
 
 PARTS = 3  # of a number
 SIDE = 16  # rows of a register; elements, or pairs of parts, of one
@@ -365,7 +365,7 @@ else:
     close_registers = _alone(_Registers.release)
 
 
-@linked("iiaiaiiiniiaii")
+@linked_by_address("iiaiaiiiniiaii")
 @kernel
 def blend(high, count, w, w_at, x, x_at, plane, depths, taps, tap_at, tap_end, y, y_at, y_pitch):
     """Sum products up, for ``high * SIDE`` lanes and some positions, tile by tile.

@@ -5,8 +5,8 @@ an edit in another file of this folder would go unnoticed, and two processes tha
 can swap each other's entries. Here each compiled function is one file, named by a digest of all
 sources of this folder, the signature and the target machine, and is put in place atomically.
 
-Python calls the kernels made by `entry`; they launch those made by `kernel` (launch.py), which have
-no wrappers for callers from elsewhere: these would take a fifth of the time to compile.
+Python calls what `entry` makes, which launches what `kernel` makes (launch.py). Kernels have no
+wrappers for callers from elsewhere: these would take a fifth of the time to compile.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from numba.core.caching import FunctionCache
 from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 
-from .linking import KERNELS, needs, provide
+from .linking import needs, provide, register
 from .threads import PARALLEL_FOR, start_threads
 
 _FOLDER = Path(__file__).parent
@@ -50,7 +50,12 @@ class KernelCache(FunctionCache):
 
     def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
         super().__init__(function)
-        self._name = f"{function.__module__}.{function.__qualname__}"
+        source = Path(function.__code__.co_filename)
+        known = source.parent == _FOLDER or not source.is_file()
+        text = b"" if known else source.read_bytes()  # that the digest does not cover
+        held = [cell.cell_contents.known_as for cell in function.__closure__ or ()]
+        name = f"{function.__module__}.{function.__qualname__}"
+        self._name = name, held, hashlib.sha256(text).digest()
         self._options = repr(sorted(options.items()))
 
     def _file(self, signature: Any, codegen: Any) -> Path:
@@ -81,8 +86,9 @@ class KernelCache(FunctionCache):
             _announce()
             return None
         needed, code = pickle.loads(payload)
-        for need in needed:
-            provide(need)
+        if not provide(needed):  # an edit has taken it away
+            _announce()
+            return None
         if PARALLEL_FOR.encode() in code:
             start_threads()
         return self._impl.rebuild(target_context, pickle.loads(code))
@@ -138,7 +144,7 @@ def _typed(template: Callable[..., Any], args: Any, kws: Any) -> Any:
 
 
 def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
-    """Compile `function` lazily for the CPU and keep the result on disk; only kernels may call it.
+    """Compile `function` lazily for the CPU and keep the result on disk; Python cannot call it.
 
     `options` are those of `numba.njit`. With ``NUMBA_DISABLE_JIT=1`` the plain function runs.
 
@@ -169,21 +175,22 @@ def _compiled(function: Callable[..., Any], options: dict[str, Any]) -> Any:
     options |= {"no_cfunc_wrapper": True, "error_model": "numpy"}
     dispatcher = numba.njit(**options)(function)
     if not config.DISABLE_JIT:
-        dispatcher.compile = partial(_compile, dispatcher.compile)
-        KERNELS[function.__module__, function.__name__] = dispatcher
+        dispatcher.compile = partial(_without_collecting, dispatcher.compile)
+        register(dispatcher)
         dispatcher.get_call_template = partial(_typed, dispatcher.get_call_template)
-        # Where no folder of this machine can be written, kernels are compiled every time.
-        with contextlib.suppress(RuntimeError):
+        # Where no folder of this machine can be written, kernels are compiled every time; so are
+        # those that hold variables of the function around them, unless these are kernels.
+        with contextlib.suppress(RuntimeError, AttributeError):
             dispatcher._cache = KernelCache(function, options)
     return dispatcher
 
 
-def _compile(compile: Callable[[Any], Any], signature: Any) -> Any:
+def _without_collecting(compile_it: Callable[[Any], Any], signature: Any) -> Any:
     """Compile without collecting garbage: most of the many objects that are made stay in use."""
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return compile(signature)
+        return compile_it(signature)
     finally:
         if collecting:
             gc.enable()

@@ -32,12 +32,13 @@ def _plain(kind: Any) -> Any:
     return types.Array(kind.dtype, kind.ndim, "C")
 
 
-def _call(context: Any, builder: Any, symbol: str, signature: tuple[Any, ...], values: Any) -> None:
-    """Emit a call of the kernel that is known as `symbol`."""
+def _call(context: Any, builder: Any, symbol: str, signature: tuple[Any, ...], values: Any) -> Any:
+    """Emit a call of the kernel that is known as `symbol`, and return its status."""
     convention = context.call_conv
     kind = convention.get_function_type(types.none, signature)
     function = cgutils.get_or_insert_function(builder.module, kind, symbol)
-    convention.call_function(builder, function, types.none, signature, values)
+    status, _ = convention.call_function(builder, function, types.none, signature, values)
+    return status
 
 
 def _cast(context: Any, builder: Any, values: Any, given: Any, signature: Any) -> list[Any]:
@@ -54,50 +55,55 @@ def _cast(context: Any, builder: Any, values: Any, given: Any, signature: Any) -
     return passed
 
 
-def _launching(kernel: Any, workers: Any, given: Any, kind: Any) -> tuple[Any, Callable[..., Any]]:
-    """Return what emits a launch, with arguments in a tuple of that kind."""
+def _launching(run: Any, workers: Any, given: Any, kind: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return what emits a launch of the kernel `run`, with arguments in a tuple of that kind."""
     signature = (types.int64, types.int64, *map(_plain, given))
-    symbol = link(kernel.dispatcher, signature)
+    symbol = link(run.dispatcher, signature)
 
     def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
         count = context.cast(builder, values[1], workers, types.int64)
         passed = [count, *_cast(context, builder, values[2], given, signature[2:])]
-        emit_parallel_for(
-            builder, count, passed,
-            lambda inner, worker, taken: _call(context, inner, symbol, signature, [worker, *taken]),
-        )  # fmt: skip
+
+        def emit(inner: Any, worker: Any, taken: list[Any]) -> Any:
+            return _call(context, inner, symbol, signature, [worker, *taken]).is_error
+
+        failed = emit_parallel_for(builder, count, passed, emit)
+        with cgutils.if_unlikely(builder, failed):
+            # All that a thread hands on: but for a lack of memory, nothing in a kernel fails.
+            message = "a kernel failed on one of its threads: what it has written is not whole"
+            context.call_conv.return_user_exc(builder, RuntimeError, (message,))
         return context.get_dummy_value()
 
-    return types.void(kernel, workers, kind), generate
+    return types.void(run, workers, kind), generate
 
 
 @intrinsic
-def _launch_by_name(typing: Any, kernel: Any, workers: Any, *given: Any) -> Any:
+def _launch(typing: Any, run: Any, workers: Any, *given: Any) -> Any:
     """Emit `launch`."""
-    return _launching(kernel, workers, given, types.StarArgTuple(given))
+    return _launching(run, workers, given, types.StarArgTuple(given))
 
 
 @intrinsic
-def _launch_with(typing: Any, kernel: Any, workers: Any, given: Any) -> Any:
-    """Emit `launch`, with the arguments in one tuple."""
-    return _launching(kernel, workers, given.types, given)
+def _launch_with(typing: Any, run: Any, workers: Any, given: Any) -> Any:
+    """Emit `launch`, with the arguments in one tuple: Numba warns of kernels beside ``*given``."""
+    return _launching(run, workers, given.types, given)
 
 
-def _launch_python(kernel: Callable[..., None], workers: int, *arguments: Any) -> None:
+def _launch_python(run: Callable[..., None], workers: int, *arguments: Any) -> None:
     """Do `launch` in plain Python."""
     for worker in range(workers):
-        kernel(worker, workers, *arguments)
+        run(worker, workers, *arguments)
 
 
-def _launch_with_python(kernel: Callable[..., None], workers: int, arguments: Any) -> None:
+def _launch_with_python(run: Callable[..., None], workers: int, arguments: Any) -> None:
     """Do `launch`, with the arguments in one tuple, in plain Python."""
-    _launch_python(kernel, workers, *arguments)
+    _launch_python(run, workers, *arguments)
 
 
 if config.DISABLE_JIT:
     launch, launch_with = _launch_python, _launch_with_python
 else:
-    launch, launch_with = _launch_by_name, _launch_with
+    launch, launch_with = _launch, _launch_with
 
 
 def launched(function: Callable[..., None]) -> Any:
@@ -112,31 +118,41 @@ def launched(function: Callable[..., None]) -> Any:
     return entry(run)
 
 
-def linked(kernel: Any, arguments: str | None = None) -> Any:
-    """Have other kernels call a kernel by name.
+def linked(function: Any) -> Any:
+    """Have other kernels call a kernel by name; it returns nothing."""
+    return _linked(function, None)
 
-    With `arguments`, it gets addresses of arrays alone: Numba passes seven words of each, which
-    the caller would store for each call. There is a letter for each argument: i for an integer, a
-    for an array of elements, e for an element, n for an array of integers.
+
+def linked_by_address(arguments: str) -> Callable[[Any], Any]:
+    """Return a decorator like `linked`; of arrays, such a kernel gets the addresses alone.
+
+    Numba passes seven words of each, which the caller would store for each call. `arguments` has a
+    letter for each: i for an integer, a for an array of elements, e for an element, n for an array
+    of integers.
     """
-    if isinstance(kernel, str):
-        return partial(linked, arguments=kernel)
+    return partial(_linked, arguments=arguments)
+
+
+def _linked(function: Any, arguments: str | None) -> Any:
+    """Return what kernels call in place of a kernel."""
     if config.DISABLE_JIT:
-        return kernel
+        return function
 
     def typed(typing: Any, *given: Any) -> tuple[Any, Callable[..., Any]]:
         if arguments is None:
             signature = tuple(map(_plain, given))
         else:
-            element = next(kind.dtype for kind in given if hasattr(kind, "dtype"))
+            element = next(a.dtype for a, letter in zip(given, arguments) if letter == "a")
             kinds = {"i": types.int64, "e": element}
             kinds |= {"a": types.CPointer(element), "n": types.CPointer(types.int64)}
             signature = tuple(kinds[letter] for letter in arguments)
-        symbol = link(kernel, signature)
+        symbol = link(function, signature)
 
         def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
             passed = _cast(context, builder, values[0], given, signature)
-            _call(context, builder, symbol, signature, passed)
+            status = _call(context, builder, symbol, signature, passed)
+            with cgutils.if_unlikely(builder, status.is_error):
+                context.call_conv.return_status_propagate(builder, status)
             return context.get_dummy_value()
 
         return types.void(types.StarArgTuple(given)), generate

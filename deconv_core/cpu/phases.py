@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 
 from .emit import INDEX, Emitter
 from .jit import kernel
-from .launch import linked
+from .launch import linked_by_address
 from .rows import whole_vectors
 
 # Parts that rows are dealt to, and woven from, in whole vectors.
@@ -152,7 +152,7 @@ def _row(r, top, step, height, limit):
     return (h * limit, limit) if inside else (0, 0)
 
 
-@linked("iaiiiaiiiiiiiii")
+@linked_by_address("iaiiiaiiiiiiiii")
 @kernel
 def deal_rows(
     parts, y, y_at, y_row, pitch, x, x_at, height, limit, top, step, left, rows, count, ahead
@@ -190,7 +190,7 @@ def deal_rows(
             _deal(32, y, y_at + r * y_row, pitch, x, x_at + start, left, count, size, ahead)
 
 
-@linked("iaiiiiiiaiiiiiei")
+@linked_by_address("iaiiiiiiaiiiiiei")
 @kernel
 def weave_rows(
     parts, y, y_at, height, limit, top, step, left, x, x_at, x_row, pitch, rows, count, bias,

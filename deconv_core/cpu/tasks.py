@@ -13,7 +13,7 @@ from ..geometry import ceil_div
 from .jit import kernel
 from .launch import linked
 
-_STRIP = 1 << 14  # elements that an elementwise kernel's workers do not share
+_STRIP = 1 << 14  # elements side by side that one worker of an elementwise kernel takes, at least
 
 
 @kernel

@@ -37,7 +37,7 @@ from .config import (
 )
 from .emit import INDEX, Emitter
 from .jit import kernel
-from .launch import linked
+from .launch import linked_by_address
 
 
 def _add_products(
@@ -370,7 +370,7 @@ _DOT = MACHINE.dot + (MACHINE.dot[-1],) * (4 - len(MACHINE.dot))
 HALF = _W0 // 2  # streams of a tile of `dot` of the most lanes, where no more are left
 
 
-@linked("iiiaiiaiiiiniiaiaiiiiii")
+@linked_by_address("iiiaiiaiiiiniiaiaiiiiii")
 @kernel
 def spread(
     lanes, rows, count, w, w_at, w_row, x, x_at, x_row, plane, channels, taps, tap_at, tap_end,
@@ -420,7 +420,7 @@ def spread(
         )  # fmt: skip
 
 
-@linked("iiaiiianiiiiaii")
+@linked_by_address("iiaiiianiiiiaii")
 @kernel
 def dot(
     lanes, streams, a, a_at, a_pitch, a_row, b, offsets, offset_at, b_row, rows, count,
@@ -463,7 +463,7 @@ def dot(
         )  # fmt: skip
 
 
-@linked("iiaiiniiiaiaii")
+@linked_by_address("iiaiiniiiaiaii")
 @kernel
 def cross(
     vectors, count, x, x_at, x_pitch, runs, run_at, run_end, channels, w, w_at, y, y_at, fresh
