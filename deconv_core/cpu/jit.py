@@ -53,7 +53,10 @@ class KernelCache(FunctionCache):
         source = Path(function.__code__.co_filename)
         known = source.parent == _FOLDER or not source.is_file()
         text = b"" if known else source.read_bytes()  # that the digest does not cover
-        held = [cell.cell_contents.known_as for cell in function.__closure__ or ()]
+        cells = [cell.cell_contents for cell in function.__closure__ or ()]
+        if not all(hasattr(value, "known_as") for value in cells):
+            raise RuntimeError(f"{function.__qualname__} holds what has no name")
+        held = [value.known_as for value in cells]
         name = f"{function.__module__}.{function.__qualname__}"
         self._name = name, held, hashlib.sha256(text).digest()
         self._options = repr(sorted(options.items()))
@@ -170,7 +173,7 @@ def entry(function: Callable[..., Any]) -> Any:
 def _compiled(function: Callable[..., Any], options: dict[str, Any]) -> Any:
     """Return `function` as Numba's, with a cache of its own.
 
-    It divides as NumPy does: there would be nobody to tell of an error.
+    It divides as NumPy does, with no branch to an error at each division.
     """
     options |= {"no_cfunc_wrapper": True, "error_model": "numpy"}
     dispatcher = numba.njit(**options)(function)
@@ -180,7 +183,7 @@ def _compiled(function: Callable[..., Any], options: dict[str, Any]) -> Any:
         dispatcher.get_call_template = partial(_typed, dispatcher.get_call_template)
         # Where no folder of this machine can be written, kernels are compiled every time; so are
         # those that hold variables of the function around them, unless these are kernels.
-        with contextlib.suppress(RuntimeError, AttributeError):
+        with contextlib.suppress(RuntimeError):
             dispatcher._cache = KernelCache(function, options)
     return dispatcher
 

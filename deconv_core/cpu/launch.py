@@ -120,7 +120,7 @@ def launched(function: Callable[..., None]) -> Any:
 
 def linked(function: Any) -> Any:
     """Have other kernels call a kernel by name; it returns nothing."""
-    return _linked(function, None)
+    return _by_symbol(function, None)
 
 
 def linked_by_address(arguments: str) -> Callable[[Any], Any]:
@@ -130,10 +130,10 @@ def linked_by_address(arguments: str) -> Callable[[Any], Any]:
     letter for each: i for an integer, a for an array of elements, e for an element, n for an array
     of integers.
     """
-    return partial(_linked, arguments=arguments)
+    return partial(_by_symbol, arguments=arguments)
 
 
-def _linked(function: Any, arguments: str | None) -> Any:
+def _by_symbol(function: Any, arguments: str | None) -> Any:
     """Return what kernels call in place of a kernel."""
     if config.DISABLE_JIT:
         return function
