@@ -1,9 +1,10 @@
-"""On CUDA a convolution's kernel also applies the ReLU that follows it.
+"""A convolution's kernel also applies the ReLU that follows it.
 
 That kernel has each result in a register, where ReLU costs nothing; as a pass of its own it would
 read and write the whole array. So it is backward: what a convolution computes for a ReLU's output
 is masked where it is computed. Where something else comes after the ReLU, its gradient is a pass of
-its own. The bits are those of the layers one by one.
+its own; on the CPU so are both after convolutions that do not run by Winograd's tiles. The bits are
+those of the layers one by one.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class _Convolution(Weighted):
         return self.output(x)
 
     def output(self, x: np.ndarray, **ending: Any) -> np.ndarray:
-        """Return the output; `ending` is what `functional` may add to it at no cost."""
+        """Return the output; `ending` is the ReLU or the mask that `functional` may add."""
         return self.function(
             x, self.weight.data, self.bias_data, **self.options, precision=self.precision, **ending
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -115,7 +115,7 @@ class Sequential(Layer):
     def forward(self, x: np.ndarray) -> tuple[np.ndarray, Backward]:
         """Training: return the output and its backward pass."""
         steps: list[Backward] = []
-        for layer in _for_device(self._layers.values(), x):
+        for layer in fused(self._layers.values()):
             x, step = layer.forward(x)
             steps.append(step)
 
@@ -151,14 +151,9 @@ class Sequential(Layer):
 
 def _run(layers: Sequence[Layer], x: np.ndarray) -> np.ndarray:
     """Apply the layers one after another."""
-    for layer in _for_device(layers, x):
+    for layer in fused(layers):
         x = layer(x)
     return x
-
-
-def _for_device(layers: Iterable[Layer], x: Any) -> Iterable[Layer]:
-    """Return layers that do the same, as they are run on the device of `x`."""
-    return fused(layers) if device.of(x) == "cuda" else layers
 
 
 def _shapes(layers: Sequence[Layer], shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:

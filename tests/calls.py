@@ -98,26 +98,30 @@ def _normal(rng: np.random.Generator, shape: Any, dtype: Any) -> np.ndarray:
 
 
 def _convolutions(rng: np.random.Generator, dtype: Any) -> Iterator[Call]:
-    """Yield each convolution and its gradients."""
-    for x_shape, w_shape, options in CONV:
+    """Yield each convolution, every second one with ReLU, and its gradients, some with a mask."""
+    for number, (x_shape, w_shape, options) in enumerate(CONV):
         shape = geometry.conv(x_shape, w_shape, **options)
         x, w = _normal(rng, x_shape, dtype), _normal(rng, w_shape, dtype)
         b, dy = _normal(rng, w_shape[0], dtype), _normal(rng, shape.output_shape, dtype)
-        yield "conv2d", F.conv2d, [x, w, b], [], options
-        yield "conv2d_input_grad", F.conv2d_input_grad, [dy, w], [x_shape], options
+        relu, mask = bool(number % 2), None if number % 2 else x
+        yield "conv2d", F.conv2d, [x, w, b], [], options | {"relu": relu}
+        ended = options | {"mask": mask}
+        yield "conv2d_input_grad", F.conv2d_input_grad, [dy, w], [x_shape], ended
         yield "conv2d_weight_grad", F.conv2d_weight_grad, [dy, x], [w_shape], options
         yield "bias_grad", F.bias_grad, [dy], [], {}
 
 
 def _transposed(rng: np.random.Generator, dtype: Any) -> Iterator[Call]:
-    """Yield each transposed convolution and its gradients."""
-    for x_shape, w_shape, options in TRANSPOSED:
+    """Yield each transposed convolution and its gradients, ended as above."""
+    for number, (x_shape, w_shape, options) in enumerate(TRANSPOSED):
         shape = geometry.conv_transpose(x_shape, w_shape, **options)
         x, w = _normal(rng, x_shape, dtype), _normal(rng, w_shape, dtype)
         b, dy = _normal(rng, shape.in_channels, dtype), _normal(rng, shape.input_shape, dtype)
-        yield "conv_transpose2d", F.conv_transpose2d, [x, w, b], [], options
+        relu, mask = bool(number % 2), None if number % 2 else x
+        yield "conv_transpose2d", F.conv_transpose2d, [x, w, b], [], options | {"relu": relu}
         rest = {name: value for name, value in options.items() if name != "output_padding"}
-        yield "..._input_grad", F.conv_transpose2d_input_grad, [dy, w], [x_shape], rest
+        ended = rest | {"mask": mask}
+        yield "..._input_grad", F.conv_transpose2d_input_grad, [dy, w], [x_shape], ended
         yield "..._weight_grad", F.conv_transpose2d_weight_grad, [dy, x], [w_shape], rest
 
 

@@ -90,6 +90,8 @@ def check(dtype: str, where: str, plain: list[list[bytes]], stepped: list[list[b
     ):
         print(name, [a.shape for a in arrays], options, flush=True)
         guarded = [guard.copy(a, where) for a in arrays]
+        if (mask := options.get("mask")) is not None:
+            options = options | {"mask": guard.copy(mask, where)}
         assert calls.bits(function(*guarded, *rest, **options)) == expected
     for values, (name, function, arrays, rest) in zip(
         stepped, calls.every_step(dtype), strict=True

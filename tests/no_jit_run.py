@@ -88,6 +88,9 @@ def tiles(rng: np.random.Generator) -> None:
         close(dx, reference.conv_input_grad(y, w, None, shape))
         dw = F.conv2d_weight_grad(y, x, w.shape, stride, 1)
         close(dw, reference.conv_weight_grad(x, y, shape))
+        close(F.conv2d(x, w, b, stride, 1, relu=True), np.maximum(y, 0))
+        masked = F.conv2d_input_grad(y, w, x.shape, stride, 1, mask=x)
+        close(masked, np.where(x > 0, dx, 0))
     calls.tile(False)
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import calls
 import numpy as np
 import pytest
 
 import deconv_core as dc
 from deconv_core import functional as F
-from deconv_core import sequential
+from deconv_core import geometry, sequential
+from deconv_core.cpu.conv import choose
+from deconv_core.cpu.tilepass import run_tile_pass
 from deconv_core.fusion import Fused, fused
 
 RNG = np.random.default_rng(0)
@@ -36,6 +39,54 @@ def test_an_input_gradient_ends_with_a_mask(dtype: type) -> None:
     dx = F.conv_transpose2d_input_grad(x, w, grad.shape, padding=1)
     masked = F.conv_transpose2d_input_grad(x, w, grad.shape, padding=1, mask=grad)
     np.testing.assert_array_equal(masked, np.where(grad > 0, dx, 0), strict=True)
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "kernel", "options"),
+    [
+        ((3, 17), (7, 9), (3, 3), {"padding": 1}),
+        ((20, 33), (13, 40), (3, 3), {"padding": (0, 2)}),
+        ((5, 6), (9, 35), (3, 3), {"padding": 2, "dilation": 2}),
+        ((16, 5), (12, 21), (4, 4), {"stride": 2, "padding": 1}),
+        ((4, 18), (5, 8), (3, 3), {"stride": 2, "padding": 1}),
+        ((6, 7), (1, 70), (1, 3), {"padding": (0, 1)}),
+    ],
+)
+def test_tiles_end_as_layers_one_by_one_do(
+    dtype: type,
+    channels: tuple[int, int],
+    size: tuple[int, int],
+    kernel: tuple[int, int],
+    options: dict[str, Any],
+) -> None:
+    """To the bit, with NaN, infinities and zeros of both signs among sources, sums and masks."""
+    rng = np.random.default_rng(1)
+    shape = geometry.conv((3, channels[0], *size), (*channels[::-1], *kernel), **options)
+    odd = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0], dtype)
+
+    def values(shape: tuple[int, ...]) -> np.ndarray:
+        found = rng.standard_normal(shape).astype(dtype)
+        found.flat[rng.integers(0, found.size, 50)] = odd[rng.integers(0, 5, 50)]
+        found[-1] = -0.0  # a picture, or a kernel, of nothing
+        return found
+
+    x, dy, w = (values(s) for s in (shape.input_shape, shape.output_shape, shape.weight_shape))
+    bias = np.zeros(channels[1], dtype)
+    bias[::2] = -0.0
+    calls.tile(True)
+    try:
+        assert choose(shape, False, x.itemsize)[0] is run_tile_pass
+        with np.errstate(all="ignore"):
+            y, dx = F.conv2d(x, w, bias, **options), F.conv2d_input_grad(dy, w, x.shape, **options)
+            assert F.conv2d(x, w, bias, **options, relu=True).tobytes() == F.relu(y).tobytes()
+            mask = values(dx.shape)
+            masked = F.conv2d_input_grad(dy, w, x.shape, **options, mask=mask)
+            assert masked.tobytes() == F.relu_backward(dx, mask).tobytes()
+            mask = mask.transpose(1, 0, 3, 2).copy().transpose(1, 0, 3, 2)  # any memory layout
+            again = F.conv2d_input_grad(dy, w, x.shape, **options, mask=mask)
+            assert again.tobytes() == masked.tobytes()
+    finally:
+        calls.choose_as_usual()
 
 
 def test_a_mask_that_does_not_fit_is_refused() -> None:
@@ -66,11 +117,15 @@ def test_which_layers_are_fused() -> None:
     ]  # fmt: skip
 
 
-def test_on_the_cpu_layers_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(layers: Any) -> None:
-        raise AssertionError
+def test_the_bits_are_those_of_layers_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bits() -> list[bytes]:
+        net = dc.DDNet(image_size=16, variant="pooled", rng=0)
+        x = np.random.default_rng(0).standard_normal((9, 3, 16, 16), np.float32)
+        y, backward = net.forward(x)
+        found = [net(x), y, backward(np.sin(y)), *(p.grad for p in net.parameters())]
+        assert all(array.any() for array in found)
+        return [array.tobytes() for array in found]
 
-    monkeypatch.setattr(sequential, "fused", fail)
-    net = dc.Sequential(dc.Conv2d(4, 3, 3, rng=0), dc.ReLU())
-    x = X.astype(np.float32)
-    np.testing.assert_array_equal(net.forward(x)[0], net(x))
+    together = bits()
+    monkeypatch.setattr(sequential, "fused", lambda layers: layers)
+    assert bits() == together

@@ -27,6 +27,7 @@ from .batchwise import run_batchwise
 from .depthplan import is_depthwise, plane_dot_plan, plane_plan
 from .depthwise import run_bands, run_chunks
 from .dot import run_dot
+from .elementwise import relu_backward, relu_forward
 from .gemm import run_gemm
 from .gemmgrad import run_gemm_grad
 from .gemmplan import gemm_grad_plan, gemm_plan
@@ -98,20 +99,56 @@ def choose_grad(geometry: ConvGeometry, itemsize: int) -> Choice:
     return run_dot, dot_plan(geometry, itemsize)
 
 
-def conv_forward(
-    x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, geometry: ConvGeometry
+def _run(
+    x: np.ndarray,
+    w: np.ndarray,
+    bias: np.ndarray | None,
+    geometry: ConvGeometry,
+    adjoint: bool,
+    relu: bool,
+    mask: np.ndarray | None,
 ) -> np.ndarray:
-    """Return the convolution of `x` with `w`."""
-    run, plan = choose(geometry, False, x.itemsize)
-    return run(x, w, bias, plan)
+    """Run a forward pass or an input gradient, and what it ends with."""
+    run, plan = choose(geometry, adjoint, x.itemsize)
+    if run is run_tile_pass:
+        return run_tile_pass(x, w, bias, plan, relu, mask)
+    y = run(x, w, bias, plan)
+    if relu:
+        y = relu_forward(y)
+    return y if mask is None else relu_backward(y, mask)
+
+
+def conv_forward(
+    x: np.ndarray,
+    w: np.ndarray,
+    bias: np.ndarray | None,
+    geometry: ConvGeometry,
+    *,
+    relu: bool = False,
+    mask: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return the convolution of `x` with `w`, plus `bias`: a transposed one's input gradient.
+
+    With `relu` it is its positive part. With `mask`, the output of a ReLU, the result is zero where
+    that is not positive: the gradient goes back through the ReLU.
+    """
+    return _run(x, w, bias, geometry, False, relu, mask)
 
 
 def conv_input_grad(
-    dy: np.ndarray, w: np.ndarray, bias: np.ndarray | None, geometry: ConvGeometry
+    dy: np.ndarray,
+    w: np.ndarray,
+    bias: np.ndarray | None,
+    geometry: ConvGeometry,
+    *,
+    relu: bool = False,
+    mask: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return the adjoint of the convolution: its input gradient, a transposed one's forward."""
-    run, plan = choose(geometry, True, dy.itemsize)
-    return run(dy, w, bias, plan)
+    """Return the adjoint of the convolution: its input gradient, a transposed one's forward.
+
+    `relu` and `mask` are as for `conv_forward`.
+    """
+    return _run(dy, w, bias, geometry, True, relu, mask)
 
 
 def conv_weight_grad(x: np.ndarray, dy: np.ndarray, geometry: ConvGeometry) -> np.ndarray:

@@ -150,6 +150,23 @@ class Emitter:
             spread = half
         return self.shuffle(vectors[0], self.zero, [names[0].index(i) for i in range(width)])
 
+    def positive(self, value: Any, of: Any, only: Any = None) -> Any:
+        """Return the elements of a vector where those of another one are not below or at zero.
+
+        The rest are zeros; with `only`, a bit, nothing is changed where it is not set.
+        """
+        drop = self.builder.fcmp_ordered("<=", of, self.zero)
+        if only is not None:
+            drop = self.builder.and_(drop, self._everywhere(only))
+        return self.builder.select(drop, self.zero, value)
+
+    def _everywhere(self, bit: Any) -> Any:
+        """Return a mask of copies of a bit."""
+        mask = ir.Constant(ir.VectorType(bit.type, self.width), ir.Undefined)
+        one = self.builder.insert_element(mask, bit, ir.Constant(I32, 0))
+        zeros = ir.Constant(ir.VectorType(I32, self.width), [0] * self.width)
+        return self.builder.shuffle_vector(one, mask, zeros)
+
     def add(self, a: Any, b: Any) -> Any:
         """Return a + b."""
         return self.builder.fadd(a, b)

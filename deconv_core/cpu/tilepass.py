@@ -74,7 +74,8 @@ def _multiply(
 @linked
 @kernel
 def _unit(
-    u, block, w, work, near, packed, sums, lines, bias, y, plan, runs, starts, codes, corners, units
+    u, block, w, work, near, packed, sums, lines, bias, relu, gate, y, plan, runs, starts, codes,
+    corners, units,
 ):  # fmt: skip
     """Run one unit of a block whose source is transformed."""
     p, unit = plan[0], units[u]
@@ -102,7 +103,7 @@ def _unit(
                 at = (phase * p.points_h - top) * p.write_stride_w * p.panel_plane + lane
                 unpack_tiles(
                     sums, at, y, p, start, channel + lane, min(width, unit[2] - lane), phase, bias,
-                    lines,
+                    lines, relu, gate,
                 )  # fmt: skip
 
 
@@ -120,7 +121,8 @@ def _pack_unit(u, at, channel, channels, w, weights, plan, starts, codes, corner
 
 @kernel
 def _worker(
-    worker, workers, x, w, work, bias, y, plan, runs, starts, codes, corners, units, ends, scratch
+    worker, workers, x, w, work, bias, relu, gate, y, plan, runs, starts, codes, corners, units,
+    ends, scratch,
 ):  # fmt: skip
     """Run the worker's tasks, those of one block together, in its row of `scratch`."""
     p, count = plan[0], units.shape[0]
@@ -139,8 +141,8 @@ def _worker(
             _pack(x, packed, p, block * p.positions, group, lines)
             packed_block, packed_group = block, group
         _unit(
-            u, block, w, work, near, packed, sums, lines, bias, y, plan, runs, starts, codes,
-            corners, units,
+            u, block, w, work, near, packed, sums, lines, bias, relu, gate, y, plan, runs, starts,
+            codes, corners, units,
         )  # fmt: skip
 
 
@@ -154,26 +156,34 @@ def _pack_units(worker, workers, w, weights, plan, starts, codes, corners, units
 
 
 @entry
-def _launch(x, w, work, bias, y, plan, runs, starts, codes, corners, units, ends, scratch):
+def _launch(
+    x, w, work, bias, relu, gate, y, plan, runs, starts, codes, corners, units, ends, scratch
+):  # fmt: skip
     """Transform the weights, unless each task does so for itself; then run all tasks."""
     workers = scratch.shape[0]
     if work.size:
         launch(_pack_units, workers, w, work, plan, starts, codes, corners, units)
     launch(
-        _worker, workers, x, w, work, bias, y, plan, runs, starts, codes, corners, units,
-        ends, scratch,
+        _worker, workers, x, w, work, bias, relu, gate, y, plan, runs, starts, codes, corners,
+        units, ends, scratch,
     )  # fmt: skip
 
 
 def run_tile_pass(
-    x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, plan: TilePlan
+    x: np.ndarray,
+    w: np.ndarray,
+    bias: np.ndarray | None,
+    plan: TilePlan,
+    relu: bool = False,
+    mask: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Launch a forward pass or an input gradient and return its result."""
+    """Launch a forward pass or an input gradient, with its ending, and return its result."""
     y = empty(plan.shape, x.dtype)
     workers = count_workers(plan.workers)
     _launch(
         flat(x), flat(w), empty((plan.weight_size,), x.dtype),
-        np.zeros(y.shape[1], x.dtype) if bias is None else flat(bias), y.ravel(),
+        np.zeros(y.shape[1], x.dtype) if bias is None else flat(bias), int(relu),
+        np.empty(0, x.dtype) if mask is None else flat(mask), y.ravel(),
         plan.numbers, plan.runs, plan.starts, plan.codes, plan.corners, plan.units, plan.ends,
         empty((workers, plan.scratch_size), x.dtype),
     )  # fmt: skip

@@ -238,22 +238,40 @@ def turn(
 @intrinsic
 def turn_back(
     typing: Any, y: Any, y_at: Any, y_pitch: Any, lanes: Any, x: Any, x_at: Any, count: Any,
-    ahead: Any,
+    ahead: Any, relu: Any, gate: Any, gated: Any,
 ) -> tuple[Any, Callable[..., Any]]:  # fmt: skip
     """``y[y_at + lane * y_pitch + k] = x[x_at + k * width + lane]`` for k < count.
 
     `lanes` are at most `width`, a vector of them. The last vector of `y` overlaps the one before
-    it; masks are for less than a vector. What lies `ahead` elements on in `y` is called for.
+    it; masks are for less than a vector. What lies `ahead` elements on in `y` is called for. With
+    `relu` 1, not 0, what is not positive becomes zero; with `gated` 1, what is not in `gate`, an
+    array like `y`.
     """
-    signature = types.void(y, y_at, y_pitch, lanes, x, x_at, count, ahead)
+    signature = types.void(y, y_at, y_pitch, lanes, x, x_at, count, ahead, relu, gate, gated)
 
     def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
-        y_, y_at_, y_pitch_, lanes_, x_, x_at_, count_, ahead_ = values
+        y_, y_at_, y_pitch_, lanes_, x_, x_at_, count_, ahead_, relu_, gate_, gated_ = values
         emit = Emitter(context, builder, x.dtype)
         source, target = emit.pointer(x, x_, x_at_), emit.pointer(y, y_, y_at_)
+        gates = emit.pointer(gate, gate_, y_at_)
         zero, width = ir.Constant(INDEX, 0), ir.Constant(INDEX, emit.width)
         last, end = builder.sub(count_, width), builder.sub(count_, ir.Constant(INDEX, 1))
         short = builder.icmp_signed("<", last, zero)
+        rectified, through = (builder.icmp_signed("!=", flag, zero) for flag in (relu_, gated_))
+
+        def ended(column: Any, offset: Any, at: Any) -> Any:
+            """Emit what comes after the last sum."""
+            column, before = emit.positive(column, column, rectified), builder.block
+            with builder.if_then(through):
+                place = emit.step(gates, offset)
+                emit.prefetch(emit.step(place, ahead_))
+                let = emit.positive(column, emit.load_before(place, at, count_))
+                inside = builder.block
+            result = builder.phi(emit.vector)
+            result.add_incoming(column, before)
+            result.add_incoming(let, inside)
+            return result
+
         with cgutils.for_range_slice(builder, zero, count_, width, inc=True) as (first, _):
             at = builder.select(builder.icmp_signed("<", first, last), first, last)
             at = builder.select(short, zero, at)
@@ -265,7 +283,8 @@ def turn_back(
             for i, column in enumerate(_square(emit, rows)):
                 lane = ir.Constant(INDEX, i)
                 with builder.if_then(builder.icmp_signed("<", lane, lanes_)):
-                    place = emit.step(emit.step(target, builder.mul(lane, y_pitch_)), at)
+                    offset = builder.add(builder.mul(lane, y_pitch_), at)
+                    place, column = emit.step(target, offset), ended(column, offset, at)
                     emit.prefetch(emit.step(place, ahead_))
                     with builder.if_else(short) as (masked, free):
                         with masked:
@@ -318,14 +337,18 @@ def _turn(
 
 def _turn_back(
     y: np.ndarray, y_at: int, y_pitch: int, lanes: int, x: np.ndarray, x_at: int, count: int,
-    ahead: int,
+    ahead: int, relu: int, gate: np.ndarray, gated: int,
 ) -> None:  # fmt: skip
     """Compute `turn_back` in plain Python."""
     width = MACHINE.vector_bytes // x.itemsize
     lines = x[x_at : x_at + count * width].reshape(count, width)
     for lane in range(lanes):
-        start = y_at + lane * y_pitch
-        y[start : start + count] = lines[:, lane]
+        row = slice(y_at + lane * y_pitch, y_at + lane * y_pitch + count)
+        y[row] = lines[:, lane]
+        if relu:
+            y[row][y[row] <= 0] = 0
+        if gated:
+            y[row][gate[row] <= 0] = 0
 
 
 if config.DISABLE_JIT:

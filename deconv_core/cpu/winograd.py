@@ -305,7 +305,9 @@ def pack_grad_tiles(dy, packed, to, tile_pitch, plane, p, start, group, channel,
 
 @linked
 @kernel
-def unpack_tiles(sums, at, y, p, start, channel, channels, phase_h, bias, lines):
+def unpack_tiles(
+    sums, at, y, p, start, channel, channels, phase_h, bias, lines, relu, gate
+):  # fmt: skip
     """Turn the sums of a vector of result channels, from `channel` on, into results, with bias.
 
     The sum of column phase and product k and row product r of row phase `phase_h`, for tile t, is
@@ -323,6 +325,7 @@ def unpack_tiles(sums, at, y, p, start, channel, channels, phase_h, bias, lines)
     parts, size, across = tile * step_w, p.result_h * p.result_w, p.write_stride_w * plane
     end = min(start + p.positions, p.batch * p.rows * p.columns)
     ahead = step_h * p.result_w if p.result_h > 1 else _AHEAD * width
+    gated = min(1, gate.size)
     for lane in range(channels):
         lines[lane] = bias[channel + lane]
     now = start
@@ -348,5 +351,6 @@ def unpack_tiles(sums, at, y, p, start, channel, channels, phase_h, bias, lines)
                 turn_back(
                     y, (image * total + channel) * size + h * p.result_w + begin, size, channels,
                     lines, (1 + r * pitch + begin - left) * width, stop - begin, ahead,
+                    relu, gate, gated,
                 )  # fmt: skip
         now += many

@@ -125,6 +125,13 @@ def bias(value: Any, channels: int, weight: Array) -> None:
             shape_is("bias", value.shape, (channels,), f"weight with {channels} outputs")
 
 
+def mask(value: Any, shape: tuple[int, ...], grad_output: Array) -> None:
+    """Raise unless `value` is None or a float array of this shape, where `grad_output` is."""
+    if value is not None:
+        floats(grad_output=grad_output, mask=value)
+        shape_is("mask", value.shape, shape, f"input {shape}")
+
+
 def output_padding(
     grad_shape: Sequence[int],
     input_shape: Sequence[int],

@@ -11,7 +11,6 @@ from deconv_core import geometry
 from deconv_core.arguments import integer
 
 from . import checks
-from .ending import masked, rectified
 
 Array = np.ndarray[Any, Any]
 
@@ -38,7 +37,7 @@ def conv2d(
     stride, padding, dilation : int or pair of int; padding also "same" or "valid"
     groups : int
     precision : "float32", "tf32", "3xtf32" or None for the best; other than float32 on CUDA only
-    relu : whether to return ``max(y, 0)``, which on CUDA costs nothing
+    relu : whether to return ``max(y, 0)``, which costs little or nothing
 
     Returns
     -------
@@ -59,9 +58,7 @@ def conv2d(
     shape = geometry.conv(x.shape, weight.shape, stride, padding, dilation, groups)
     checks.bias(bias, shape.out_channels, weight)
     exact = checks.precision(kernels, precision)
-    if relu:
-        return rectified(kernels, kernels.conv_forward, (x, weight, bias, shape), exact)
-    return kernels.conv_forward(x, weight, bias, shape, **exact)
+    return kernels.conv_forward(x, weight, bias, shape, relu=relu, **exact)
 
 
 def conv2d_input_grad(
@@ -80,7 +77,7 @@ def conv2d_input_grad(
 
     Parameters are those of `conv2d`, with `grad_output` of its output's shape. With `mask`, an
     array like the input, the result is zero where that is not positive: if the input is a ReLU's
-    output, this is the gradient to what went into the ReLU, which on CUDA costs nothing.
+    output, this is the gradient to what went into the ReLU, which costs little or nothing.
 
     Examples
     --------
@@ -92,10 +89,8 @@ def conv2d_input_grad(
     shape = geometry.conv(size, weight.shape, stride, padding, dilation, groups)
     checks.shape_is("grad_output", grad_output.shape, shape.output_shape, f"input {size}")
     exact = checks.precision(kernels, precision)
-    if mask is not None:
-        arguments = grad_output, weight, None, shape
-        return masked(mask, size, kernels, kernels.conv_input_grad, arguments, exact)
-    return kernels.conv_input_grad(grad_output, weight, None, shape, **exact)
+    checks.mask(mask, size, grad_output)
+    return kernels.conv_input_grad(grad_output, weight, None, shape, mask=mask, **exact)
 
 
 def conv2d_weight_grad(
@@ -175,9 +170,7 @@ def conv_transpose2d(
     )
     checks.bias(bias, shape.in_channels, weight)
     exact = checks.precision(kernels, precision)
-    if relu:
-        return rectified(kernels, kernels.conv_input_grad, (x, weight, bias, shape), exact)
-    return kernels.conv_input_grad(x, weight, bias, shape, **exact)
+    return kernels.conv_input_grad(x, weight, bias, shape, relu=relu, **exact)
 
 
 def conv_transpose2d_input_grad(
@@ -208,10 +201,8 @@ def conv_transpose2d_input_grad(
     size = checks.sizes("input_shape", input_shape, 4)
     shape = _adjoint(grad_output.shape, size, weight.shape, stride, padding, groups, dilation)
     exact = checks.precision(kernels, precision)
-    if mask is not None:
-        arguments = grad_output, weight, None, shape
-        return masked(mask, size, kernels, kernels.conv_forward, arguments, exact)
-    return kernels.conv_forward(grad_output, weight, None, shape, **exact)
+    checks.mask(mask, size, grad_output)
+    return kernels.conv_forward(grad_output, weight, None, shape, mask=mask, **exact)
 
 
 def conv_transpose2d_weight_grad(
