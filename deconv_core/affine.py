@@ -59,15 +59,23 @@ class Tail:
             self.macs += layer.macs(shape)
             self.shapes.append(layer.output_shape(shape)[1:])
         self.features, self.rows = math.prod(input_shape), math.prod(self.shapes[-1])
+        self._kept: list[np.ndarray] = []  # gradients to the first layer's output, slice by slice
 
-    def linear(self) -> Linear:
-        """Return the tail as one fully connected layer, with parameters of its own."""
+    def linear(self, training: bool = False) -> Linear:
+        """Return the tail as one fully connected layer, with parameters of its own.
+
+        In training, what comes to the first layer's output on the way is kept for `add_grads`, if
+        that is no more than a slice of a batch may take.
+        """
         like = next(p.data for layer in self.layers for p in layer.parameters())
+        keep = training and fitting(self.shapes[1:2], 4, device.of(like)) >= self.rows
         weight = device.empty((self.rows, self.features), like.dtype, device.of(like))
         for rows in self._slices(device.of(like)):
             grad = self._unit(rows, like)
-            for layer, shape in zip(reversed(self.layers), self.shapes[-2::-1], strict=True):
-                grad = layer.adjoint(grad, (len(grad), *shape))
+            for i in reversed(range(len(self.layers))):
+                if keep and i == 0:
+                    self._kept.append(grad)
+                grad = self.layers[i].adjoint(grad, (len(grad), *self.shapes[i]))
             device.assign(weight[rows], grad.reshape(len(grad), self.features))
         bias = device.zeros((1, *self.shapes[0]), like.dtype, device.of(like))
         for layer in self.layers:
@@ -81,12 +89,22 @@ class Tail:
         assert linear.bias is not None
         grad, bare = linear.weight.grad, [layer.without_bias() for layer in self.layers]
         for rows in self._slices(device.of(grad)):
-            self._backward(bare, grad[rows], self._unit(rows, grad))
+            first = self._kept.pop(0) if self._kept else None
+            self._backward(bare, grad[rows], self._unit(rows, grad), first)
         zero = device.zeros((1, self.features), grad.dtype, device.of(grad))
         self._backward(self.layers, zero, linear.bias.grad)
 
-    def _backward(self, layers: Sequence[Layer], x: np.ndarray, grad_y: np.ndarray) -> None:
-        """Add the gradients of ``sum(grad_y * layers(x))`` to the layers' parameters."""
+    def _backward(
+        self,
+        layers: Sequence[Layer],
+        x: np.ndarray,
+        grad_y: np.ndarray,
+        first: np.ndarray | None = None,
+    ) -> None:
+        """Add the gradients of ``sum(grad_y * layers(x))`` to the layers' parameters.
+
+        The gradient to the `first` layer's output may be given.
+        """
         x, steps = x.reshape(-1, *self.shapes[0]), []
         for layer in layers:
             x, step = layer.forward(x)
@@ -94,7 +112,9 @@ class Tail:
         grad_y = grad_y.reshape(x.shape)
         while steps:
             step = steps.pop()
-            grad_y = step(grad_y, input_grad=bool(steps))
+            if first is not None and not steps:
+                grad_y = first
+            grad_y = step(grad_y, input_grad=len(steps) > (first is not None))
 
     def _unit(self, rows: slice, like: Any) -> np.ndarray:
         """Return the unit vectors of these rows, in the shape of the tail's output."""

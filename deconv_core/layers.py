@@ -27,36 +27,23 @@ class _Convolution(Weighted):
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Inference: (N, in, H, W) -> (N, out, H', W')."""
-        return self.output(x)
+        return self.output(x, relu=False)
 
-    def output(self, x: np.ndarray, **ending: Any) -> np.ndarray:
-        """Return the output; `ending` is the ReLU or the mask that `functional` may add."""
-        return self.function(
-            x, self.weight.data, self.bias_data, **self.options, precision=self.precision, **ending
-        )
+    def output(self, x: np.ndarray, relu: bool) -> np.ndarray:
+        """Return the output, or its positive part."""
+        options = {**self.options, "precision": self.precision, "relu": relu}
+        return self.function(x, self.weight.data, self.bias_data, **options)
 
-    def forward(self, x: np.ndarray) -> tuple[np.ndarray, Backward]:
-        """Training: the output, and its backward pass, which keeps x."""
-        y = self(x)
-
-        def backward(grad_y: np.ndarray, input_grad: bool) -> np.ndarray | None:
-            self.add_grads(grad_y, x)
-            return self.adjoint(grad_y, x.shape) if input_grad else None
-
-        return y, Backward(backward, y)
-
-    def add_grads(self, grad_y: np.ndarray, x: np.ndarray) -> None:
-        """Add the gradients of the parameters, for an output's gradient and its input."""
+    def add_weight_grad(self, grad_y: np.ndarray, x: np.ndarray) -> None:
+        """Add the gradient of the weight, for an output's gradient and its input."""
         options = self._grad_options
         self.weight.add_grad(self.weight_grad(grad_y, x, self.weight.shape, **options))
-        if self.bias is not None:
-            self.bias.add_grad(F.bias_grad(grad_y))
 
     def adjoint(
-        self, grad_y: np.ndarray, input_shape: tuple[int, ...], **ending: Any
+        self, grad_y: np.ndarray, input_shape: tuple[int, ...], mask: np.ndarray | None = None
     ) -> np.ndarray:
-        """Return the gradient to an input of this shape; `ending` is as for `output`."""
-        options = {**self._grad_options, **ending}
+        """Return the gradient to an input of this shape, with the mask of a ReLU before it."""
+        options = {**self._grad_options, "mask": mask}
         return self.input_grad(grad_y, self.weight.data, input_shape, **options)
 
     @property

@@ -11,7 +11,7 @@ import numpy as np
 from deconv_core import device, init, memory
 from deconv_core import functional as F
 from deconv_core.arguments import integer
-from deconv_core.parameters import Backward, Layer, Parameter, Weighted
+from deconv_core.parameters import Layer, Parameter, Weighted
 
 # Inside `gathering`, inputs are kept up to this many bytes, or up to the weight's own size.
 GATHER_BYTES = 8 << 20
@@ -62,27 +62,17 @@ class Linear(Weighted):
         """Inference: (N, in) -> (N, out)."""
         return F.linear(x, self.weight.data, self.bias_data, precision=self.precision)
 
-    def forward(self, x: np.ndarray) -> tuple[np.ndarray, Backward]:
-        """Training: the output, and its backward pass, which keeps x."""
-        y = self(x)
-
-        def backward(grad_y: np.ndarray, input_grad: bool) -> np.ndarray | None:
-            self._add_weight_grad(grad_y, x)
-            if self.bias is not None:
-                self.bias.add_grad(F.bias_grad(grad_y))
-            return self.adjoint(grad_y, x.shape) if input_grad else None
-
-        return y, Backward(backward, y)
-
-    def adjoint(self, grad_y: np.ndarray, input_shape: tuple[int, ...]) -> np.ndarray:
-        """Return the gradient to the input."""
-        return F.linear_input_grad(grad_y, self.weight.data, precision=self.precision)
+    def adjoint(
+        self, grad_y: np.ndarray, input_shape: tuple[int, ...], mask: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return the gradient to the input, with the mask of a ReLU before it."""
+        return F.linear_input_grad(grad_y, self.weight.data, precision=self.precision, mask=mask)
 
     def macs(self, input_shape: tuple[int, ...]) -> int:
         """Return the multiply-adds of one forward pass."""
         return input_shape[0] * self.weight.data.size
 
-    def _add_weight_grad(self, grad_y: np.ndarray, x: np.ndarray) -> None:
+    def add_weight_grad(self, grad_y: np.ndarray, x: np.ndarray) -> None:
         """Add ``grad_y.T @ x`` to the weight's gradient, now or (when gathering) later."""
         if self._kept is None:
             self._add(grad_y, x)
@@ -101,7 +91,7 @@ class Linear(Weighted):
 
     def _add(self, grad_y: np.ndarray, x: np.ndarray) -> None:
         """Add ``grad_y.T @ x`` to the weight's gradient."""
-        self.weight.add_grad(F.linear_weight_grad(grad_y, x, precision=self.precision))
+        F.linear_weight_grad(grad_y, x, precision=self.precision, add_to=self.weight.grad)
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the output for an input of this shape."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from deconv_core import device, init
+from deconv_core import functional as F
 from deconv_core.arguments import integer
 
 
@@ -279,7 +280,7 @@ class Affine(Layer):
 
 
 class Weighted(Affine):
-    """A layer with a weight and, unless it is None, a bias."""
+    """A layer with a weight and, unless it is None, a bias; `adjoint` takes a `mask`, too."""
 
     precision: str | None = None  # of its products on CUDA
 
@@ -295,6 +296,26 @@ class Weighted(Affine):
     def bias_data(self) -> np.ndarray | None:
         """The bias array, or None."""
         return None if self.bias is None else self.bias.data
+
+    def forward(self, x: np.ndarray) -> tuple[np.ndarray, Backward]:
+        """Training: the output, and its backward pass, which keeps x."""
+        y = self(x)
+
+        def backward(grad_y: np.ndarray, input_grad: bool) -> np.ndarray | None:
+            self.add_grads(grad_y, x)
+            return self.adjoint(grad_y, x.shape) if input_grad else None
+
+        return y, Backward(backward, y)
+
+    def add_grads(self, grad_y: np.ndarray, x: np.ndarray) -> None:
+        """Add the gradients of the parameters, for an output's gradient and its input."""
+        self.add_weight_grad(grad_y, x)
+        if self.bias is not None:
+            self.bias.add_grad(F.bias_grad(grad_y))
+
+    def add_weight_grad(self, grad_y: np.ndarray, x: np.ndarray) -> None:
+        """Add the gradient of the weight, for an output's gradient and its input."""
+        raise NotImplementedError
 
     def without_bias(self) -> Affine:
         """Return the linear map alone, with this layer's own weight in it."""

@@ -110,7 +110,7 @@ class Sequential(Layer):
         kept, tail = cheapest_tail(layers[start:], input_shape, training)
         if tail is None:
             return self, None
-        return Sequential(*layers[:start], *kept, Flatten(), tail.linear()), tail
+        return Sequential(*layers[:start], *kept, Flatten(), tail.linear(training)), tail
 
     def forward(self, x: np.ndarray) -> tuple[np.ndarray, Backward]:
         """Training: return the output and its backward pass."""

@@ -155,7 +155,7 @@ def _others(rng: np.random.Generator, dtype: Any) -> Iterator[Call]:
         b, dy = _normal(rng, outputs, dtype), _normal(rng, (n, outputs), dtype)
         target = rng.integers(0, outputs, n)
         yield "linear", F.linear, [x, w, b], [], {}
-        yield "linear_input_grad", F.linear_input_grad, [dy, w], [], {}
+        yield "linear_input_grad", F.linear_input_grad, [dy, w], [], {"mask": x}
         yield "linear_weight_grad", F.linear_weight_grad, [dy, x], [], {}
         yield "linear_backward", F.linear_backward, [dy, x, w], [], {}
         yield "cross_entropy", F.cross_entropy, [dy, target], [0.1], {}

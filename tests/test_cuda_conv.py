@@ -267,10 +267,15 @@ def test_linear(sizes: tuple[int, int, int], precision: str) -> None:
         linear.linear_forward(on[0], on[1], None, precision=precision),
         linear.linear_input_grad(on[3], on[1], precision=precision),
         linear.linear_weight_grad(on[3], on[0], precision=precision),
+        linear.linear_input_grad(on[3], on[1], mask=on[0], precision=precision),
+        linear.linear_weight_grad(on[3], on[0], add_to=to_device(w), precision=precision),
     ]
-    double = [a.astype(float) for a in (x, w, bias, dy)]
+    double, positive = [a.astype(float) for a in (x, w, bias, dy)], x > 0
     size = [abs(a) for a in double]
-    pairs = [[x @ w.T + bias, x @ w.T, dy @ w, dy.T @ x] for x, w, bias, dy in (double, size)]
+    pairs = [
+        [x @ w.T + bias, x @ w.T, dy @ w, dy.T @ x, np.where(positive, dy @ w, 0), dy.T @ x + w]
+        for x, w, bias, dy in (double, size)
+    ]
     check(list(zip([a.copy_to_host() for a in ours], *pairs, strict=True)), precision)
 
 

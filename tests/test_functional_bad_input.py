@@ -118,6 +118,8 @@ VALUE_ERRORS: list[tuple[Callable[[], Any], list[Any]]] = [
     (lambda: F.linear(LX, LW, f32(4)), ["(4,)", "(3,)"]),
     (lambda: F.linear_input_grad(LDY, f32(4, 7)), ["3", "4"]),
     (lambda: F.linear_weight_grad(LDY, f32(6, 7)), ["5", "6"]),
+    (lambda: F.linear_weight_grad(LDY, LX, add_to=f32(7, 3)), ["add_to", "(7, 3)", "(3, 7)"]),
+    (lambda: F.linear_input_grad(LDY, LW, mask=f32(5, 3)), ["mask", "(5, 3)", "(5, 7)"]),
     (lambda: F.linear_backward(LDY, LX, f32(3, 8)), ["7", "8"]),
     (lambda: F.linear_backward(f32(4, 3), LX, LW), ["4", "5"]),
     # labels
@@ -185,6 +187,10 @@ TYPE_ERRORS: list[tuple[Callable[[], Any], list[Any]]] = [
     (lambda: F.col2im(f32(2, 36, 49).astype(int), 9, 3), ["columns", "int64"]),
     (lambda: F.linear(LX, LW.astype(float)), ["x", "weight", "float32", "float64"]),
     (lambda: F.linear(LX, LW, f32(3).astype(int)), ["bias", "int64"]),
+    (
+        lambda: F.linear_weight_grad(LDY, LX, add_to=LW.astype(float)),
+        ["grad_output", "add_to", "float32", "float64"],
+    ),
     (lambda: F.linear_backward(LDY, LX.astype(float), LW), ["grad_output", "x"]),
     (lambda: F.cross_entropy(LDY, LABELS.astype(np.int32)), ["target", "int32"]),
     (lambda: F.cross_entropy(LDY, LABELS.astype(float)), ["target", "float64"]),
@@ -219,6 +225,15 @@ def test_values_that_only_the_cpu_looks_at(function: Callable[[], Any], named: l
 @pytest.mark.parametrize(("function", "named"), TYPE_ERRORS)
 def test_types_that_clash(function: Callable[[], Any], named: list[str]) -> None:
     check(function, TypeError, named)
+
+
+def test_a_gradient_is_added_to_what_may_be_written_only() -> None:
+    total, square = f32(3, 7), f32(3, 3)
+    total.flags.writeable = False
+    with pytest.raises(ValueError, match="add_to is read-only"):
+        F.linear_weight_grad(LDY, LX, add_to=total)
+    with pytest.raises(ValueError, match="add_to shares memory with x"):
+        F.linear_weight_grad(f32(3, 3), square, add_to=square)
 
 
 def test_a_refused_step_changes_nothing() -> None:

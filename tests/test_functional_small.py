@@ -86,6 +86,13 @@ def check_linear(x: np.ndarray, w: np.ndarray, b: np.ndarray | None, dy: np.ndar
     ours = [call(F.linear, x, w, b), dx, dw, db]
     np.testing.assert_allclose(call(F.linear_input_grad, dy, w), dx, rtol=1e-6)
     np.testing.assert_allclose(call(F.linear_weight_grad, dy, x), dw, rtol=1e-6)
+    masked = call(F.linear_input_grad, dy, w, mask=x)
+    np.testing.assert_array_equal(masked, np.where(x > 0, dx, 0), strict=True)
+    start = np.random.default_rng(1).standard_normal(dw.shape).astype(dw.dtype)
+    for total in (start.copy(), start.copy(order="F")):
+        assert F.linear_weight_grad(dy, x, add_to=total) is total
+        limit = 1e-4 if dw.dtype == np.float32 else 1e-12
+        np.testing.assert_allclose(total, start + dw, rtol=limit, atol=limit)
     some_b = np.zeros(len(w), x.dtype) if b is None else b
     results = [
         [

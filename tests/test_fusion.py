@@ -98,22 +98,26 @@ def test_a_mask_that_does_not_fit_is_refused() -> None:
 
 def test_which_layers_are_fused() -> None:
     conv, deconv, relu = dc.Conv2d(3, 3, 3), dc.ConvTranspose2d(3, 3, 3), dc.ReLU()
+    fc, flatten = dc.Linear(3, 3), dc.Flatten()
 
     class Own(dc.Conv2d):
         """A subclass may do anything."""
 
     own, pool, subclass = Own(3, 3, 3), dc.MaxPool2d(2), type("Own", (dc.ReLU,), {})()
-    layers = [relu, conv, relu, relu, pool, conv, subclass, deconv, relu, own, conv, deconv, relu]
+    layers = [
+        relu, conv, relu, relu, pool, conv, subclass, deconv, relu, own, conv, deconv, relu, conv,
+        relu, flatten, fc, relu, fc, conv, flatten, relu, fc,
+    ]  # fmt: skip
     found = [
-        (layer.convolution, layer.relu, layer.masked, layer.masks)
-        if isinstance(layer, Fused)
-        else layer
+        (layer.layer, layer.relu, layer.masked, layer.masks) if isinstance(layer, Fused) else layer
         for layer in fused(layers)
     ]
     plain = (False, False, False)
     assert found == [
         relu, (conv, True, False, False), relu, pool, (conv, *plain), subclass,
-        (deconv, True, False, False), own, (conv, *plain), (deconv, True, False, False),
+        (deconv, True, False, False), own, (conv, *plain), (deconv, True, True, False),
+        (conv, True, True, True), flatten, (fc, False, False, True), relu, fc, (conv, *plain),
+        flatten, relu, fc,
     ]  # fmt: skip
 
 

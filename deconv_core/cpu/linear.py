@@ -122,18 +122,18 @@ def linear_forward(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None) -> np.
 @linked
 @kernel(_nrt=True)  # it allocates
 def _combine_strip(
-    m, weights, y, channels, columns, units, first, count, pitch, packed, rest, taps
+    m, weights, y, fresh, channels, columns, units, first, count, pitch, packed, rest, taps
 ):
     """Combine the columns of a strip, `count` from `first` on, for every unit of lanes.
 
-    What several units read is packed, some rows at a time, as rows that are a power of two apart
-    fight for the same cache sets; for a single unit only the columns that fill no tile are. Their
-    sums are made in `rest`.
+    Unless `fresh` is 1, they are added to what is there. What several units read is packed, some
+    rows at a time, as rows that are a power of two apart fight for the same cache sets; for a
+    single unit only the columns that fill no tile are. Their sums are made in `rest`.
     """
     width, none = _VECTOR_BYTES // m.itemsize, np.zeros(units[0, 1], m.dtype)
     begin = count // (units[0, 2] * width) * units[0, 2] * width if units.shape[0] == 1 else 0
     for row in range(0, channels, _ROWS):
-        rows, fresh = min(_ROWS, channels - row), 1 if row == 0 else 0
+        rows, fresh = min(_ROWS, channels - row), fresh if row == 0 else 0
         if begin < count:
             for r in range(rows):
                 at = (row + r) * columns + first + begin
@@ -165,24 +165,47 @@ def _combine_strip(
                     copy(y, at, rest, l * step, count - whole, y.dtype.type(0))
 
 
+@kernel
+def _gate_strip(y, gate, lanes, columns, first, count):
+    """Set what is in a strip of columns to zero where `gate` is not positive."""
+    zero = y.dtype.type(0)
+    for at in range(first, lanes * columns, columns):
+        a, b = y[at : at + count], gate[at : at + count]
+        for i in range(a.size):
+            a[i] = zero if b[i] <= zero else a[i]
+
+
 @launched
-def _combine(worker, workers, m, weights, y, channels, columns, units, strip, pitch, scratch, taps):
+def _combine(
+    worker, workers, m, weights, y, fresh, gate, channels, columns, units, strip, pitch, scratch,
+    taps,
+):  # fmt: skip
     """Combine each `workers`-th strip of columns, with the worker's row of `scratch`."""
     packed = scratch[worker]  # a last tile may read beyond the rows, into what follows
     rest = packed[min(channels, _ROWS) * pitch :]
     for s in range(worker, (columns + strip - 1) // strip, workers):
         first = s * strip
+        count = min(strip, columns - first)
         _combine_strip(
-            m, weights, y, channels, columns, units, first, min(strip, columns - first), pitch,
-            packed, rest, taps,
-        )  # fmt: skip
+            m, weights, y, fresh, channels, columns, units, first, count, pitch, packed, rest, taps
+        )
+        if gate.size:
+            _gate_strip(y, gate, y.size // columns, columns, first, count)
 
 
-def _rows(a: np.ndarray, m: np.ndarray) -> np.ndarray:
-    """Return ``a @ m`` for a (lanes, channels) and m (channels, columns)."""
+def _rows(
+    a: np.ndarray,
+    m: np.ndarray,
+    add_to: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return ``a @ m`` for a (lanes, channels) and m (channels, columns).
+
+    It may be added to a contiguous array, and zero where a mask is not positive.
+    """
     (lanes, channels), columns = a.shape, m.shape[1]
-    y = empty((lanes, columns), m.dtype)
-    if not channels:
+    y = empty((lanes, columns), m.dtype) if add_to is None else add_to
+    if not channels and add_to is None:
         y.fill(0)
     if not y.size or not channels:
         return y
@@ -196,20 +219,28 @@ def _rows(a: np.ndarray, m: np.ndarray) -> np.ndarray:
     workers = count_workers(ceil_div(columns, strip))
     _combine(
         workers, flat(m), np.ascontiguousarray(weights),
-        y.reshape(-1), channels, columns, np.array(units, np.int64), strip, pitch,
+        y.reshape(-1), int(add_to is None), np.empty(0, m.dtype) if mask is None else flat(mask),
+        channels, columns, np.array(units, np.int64), strip, pitch,
         empty((workers, rows * pitch + MACHINE.spread[0][0] * widest), m.dtype), _NO_TAPS,
     )  # fmt: skip
     return y
 
 
-def linear_input_grad(dy: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Return the gradient to the input, ``dy @ w``."""
-    return _rows(dy, w)
+def linear_input_grad(
+    dy: np.ndarray, w: np.ndarray, *, mask: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the gradient to the input, ``dy @ w``, or zero where `mask` is not positive."""
+    return _rows(dy, w, mask=mask)
 
 
-def linear_weight_grad(dy: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Return the gradient to the weight, ``dy.T @ x``."""
-    return _rows(dy.T, x)
+def linear_weight_grad(
+    dy: np.ndarray, x: np.ndarray, *, add_to: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the gradient to the weight, ``dy.T @ x``, or `add_to` with that added to it."""
+    if add_to is None or add_to.flags.carray:
+        return _rows(dy.T, x, add_to)
+    add_to += _rows(dy.T, x)
+    return add_to
 
 
 def linear_backward(

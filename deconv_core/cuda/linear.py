@@ -11,7 +11,7 @@ from typing import Any
 
 from ..geometry import ConvGeometry, conv
 from .conv import add_up, conv_forward, conv_input_grad, dot
-from .elementwise import bias_grad
+from .elementwise import add, bias_grad
 from .memory import empty, zeros
 
 
@@ -42,24 +42,32 @@ def linear_forward(x: Any, w: Any, bias: Any, *, precision: str | None = None) -
     return dot(_picture(w), _picture(x), bias, geometry, precision).reshape(batch, out)
 
 
-def linear_input_grad(dy: Any, w: Any, *, precision: str | None = None) -> Any:
-    """Return the gradient to the input, ``dy @ w``."""
+def linear_input_grad(
+    dy: Any, w: Any, *, mask: Any = None, precision: str | None = None
+) -> Any:  # fmt: skip
+    """Return the gradient to the input, ``dy @ w``, or zero where `mask` is not positive."""
     (batch, out), features = dy.shape, w.shape[1]
     if not batch * out * features:
         return zeros((batch, features), dy.dtype)
     geometry = _geometry(batch, out, features)
-    y = conv_forward(_picture(w), _weight(dy), None, geometry, precision=precision)
+    mask = None if mask is None else _picture(mask)
+    y = conv_forward(_picture(w), _weight(dy), None, geometry, mask=mask, precision=precision)
     return y.reshape(batch, features)
 
 
-def linear_weight_grad(dy: Any, x: Any, *, precision: str | None = None) -> Any:
-    """Return the gradient to the weight, ``dy.T @ x``."""
+def linear_weight_grad(
+    dy: Any, x: Any, *, add_to: Any = None, precision: str | None = None
+) -> Any:  # fmt: skip
+    """Return the gradient to the weight, ``dy.T @ x``, or `add_to` with that added to it."""
     (batch, out), features = dy.shape, x.shape[1]
     if not batch * out * features:
-        return zeros((out, features), dy.dtype)
+        return zeros((out, features), dy.dtype) if add_to is None else add_to
     geometry = _geometry(batch, out, features)
     dw = conv_input_grad(_picture(x), _weight(dy), None, geometry, precision=precision)
-    return dw.reshape(out, features)
+    if add_to is None:
+        return dw.reshape(out, features)
+    add(add_to, dw.reshape(out, features))
+    return add_to
 
 
 def linear_backward(

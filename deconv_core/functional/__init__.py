@@ -3,8 +3,9 @@
 Semantics, defaults and layouts are those of PyTorch's namesakes: pictures (N, C, H, W), conv
 weights (out, in / groups, kh, kw), transposed conv weights (in, out / groups, kh, kw), linear
 weights (out, in), int64 labels. Arrays are float32 or float64, all of one dtype, in any memory
-layout, and are never modified (the optimizer steps excepted); results are fresh C-contiguous
-arrays that the caller owns. Wherever an option is an integer it may also be a pair of them.
+layout, and are never modified (but for the optimizer steps, and `add_to`); results are fresh
+C-contiguous arrays that the caller owns. Wherever an option is an integer it may also be a pair of
+them.
 
 The same on numba.cuda's device arrays, all of them on the device, float32 and C-contiguous: the
 kernels are those of the place where the arrays live, and so are the results.

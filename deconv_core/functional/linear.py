@@ -44,8 +44,16 @@ def linear(
     return kernels.linear_forward(x, weight, bias, **exact)
 
 
-def linear_input_grad(grad_output: Array, weight: Array, *, precision: str | None = None) -> Array:
+def linear_input_grad(
+    grad_output: Array,
+    weight: Array,
+    *,
+    precision: str | None = None,
+    mask: Array | None = None,
+) -> Array:
     """Gradient of `linear` to its input: (N, out), (out, in) -> (N, in).
+
+    `mask` is as for `conv2d_input_grad`.
 
     Examples
     --------
@@ -55,11 +63,20 @@ def linear_input_grad(grad_output: Array, weight: Array, *, precision: str | Non
     kernels = checks.floats(grad_output=grad_output, weight=weight)
     checks.linear(weight.shape, grad_output=(grad_output.shape, 0))
     exact = checks.precision(kernels, precision)
-    return kernels.linear_input_grad(grad_output, weight, **exact)
+    checks.mask(mask, (len(grad_output), weight.shape[1]), grad_output)
+    return kernels.linear_input_grad(grad_output, weight, mask=mask, **exact)
 
 
-def linear_weight_grad(grad_output: Array, x: Array, *, precision: str | None = None) -> Array:
+def linear_weight_grad(
+    grad_output: Array,
+    x: Array,
+    *,
+    precision: str | None = None,
+    add_to: Array | None = None,
+) -> Array:
     """Gradient of `linear` to its weight: (N, out), (N, in) -> (out, in).
+
+    With `add_to`, an array of that shape, it is added to it in place, and the sum is returned.
 
     Examples
     --------
@@ -69,7 +86,8 @@ def linear_weight_grad(grad_output: Array, x: Array, *, precision: str | None = 
     kernels = checks.floats(grad_output=grad_output, x=x)
     checks.same_rows(grad_output.shape, x.shape)
     exact = checks.precision(kernels, precision)
-    return kernels.linear_weight_grad(grad_output, x, **exact)
+    checks.add_to(add_to, (grad_output.shape[1], x.shape[1]), grad_output, x)
+    return kernels.linear_weight_grad(grad_output, x, add_to=add_to, **exact)
 
 
 def linear_backward(
