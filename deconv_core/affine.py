@@ -59,6 +59,8 @@ class Tail:
             self.macs += layer.macs(shape)
             self.shapes.append(layer.output_shape(shape)[1:])
         self.features, self.rows = math.prod(input_shape), math.prod(self.shapes[-1])
+        self._last = layers[-1] if isinstance(layers[-1], Linear) else None
+        self._others = layers if self._last is None else layers[:-1]
         self._kept: list[np.ndarray] = []  # gradients to the first layer's output, slice by slice
 
     def linear(self, training: bool = False) -> Linear:
@@ -71,11 +73,11 @@ class Tail:
         keep = training and fitting(self.shapes[1:2], 4, device.of(like)) >= self.rows
         weight = device.empty((self.rows, self.features), like.dtype, device.of(like))
         for rows in self._slices(device.of(like)):
-            grad = self._unit(rows, like)
-            for i in reversed(range(len(self.layers))):
+            grad = self._from_unit(rows, like)
+            for i in reversed(range(len(self._others))):
                 if keep and i == 0:
                     self._kept.append(grad)
-                grad = self.layers[i].adjoint(grad, (len(grad), *self.shapes[i]))
+                grad = self._others[i].adjoint(grad, (len(grad), *self.shapes[i]))
             device.assign(weight[rows], grad.reshape(len(grad), self.features))
         bias = device.zeros((1, *self.shapes[0]), like.dtype, device.of(like))
         for layer in self.layers:
@@ -87,10 +89,12 @@ class Tail:
     def add_grads(self, linear: Linear) -> None:
         """Add to the layers' parameters what the gradients of `linear` mean for them."""
         assert linear.bias is not None
-        grad, bare = linear.weight.grad, [layer.without_bias() for layer in self.layers]
+        grad, bare = linear.weight.grad, [layer.without_bias() for layer in self._others]
         for rows in self._slices(device.of(grad)):
             first = self._kept.pop(0) if self._kept else None
-            self._backward(bare, grad[rows], self._unit(rows, grad), first)
+            y = self._backward(bare, grad[rows], self._from_unit(rows, grad), first)
+            if self._last is not None:  # of unit vectors by y, the gradient to its weight
+                device.add(self._last.weight.grad[rows], y)
         zero = device.zeros((1, self.features), grad.dtype, device.of(grad))
         self._backward(self.layers, zero, linear.bias.grad)
 
@@ -100,24 +104,30 @@ class Tail:
         x: np.ndarray,
         grad_y: np.ndarray,
         first: np.ndarray | None = None,
-    ) -> None:
+    ) -> np.ndarray:
         """Add the gradients of ``sum(grad_y * layers(x))`` to the layers' parameters.
 
-        The gradient to the `first` layer's output may be given.
+        The gradient to the `first` layer's output may be given. Return ``layers(x)``.
         """
-        x, steps = x.reshape(-1, *self.shapes[0]), []
+        y, steps = x.reshape(-1, *self.shapes[0]), []
         for layer in layers:
-            x, step = layer.forward(x)
+            y, step = layer.forward(y)
             steps.append(step)
-        grad_y = grad_y.reshape(x.shape)
+        grad_y = grad_y.reshape(y.shape)
         while steps:
             step = steps.pop()
             if first is not None and not steps:
                 grad_y = first
             grad_y = step(grad_y, input_grad=len(steps) > (first is not None))
+        return y
 
-    def _unit(self, rows: slice, like: Any) -> np.ndarray:
-        """Return the unit vectors of these rows, in the shape of the tail's output."""
+    def _from_unit(self, rows: slice, like: Any) -> np.ndarray:
+        """Return what the unit vectors of these rows become before the last layer, if it is linear.
+
+        The adjoint of a fully connected layer makes them rows of its weight.
+        """
+        if self._last is not None:
+            return self._last.weight.data[rows]
         if device.of(like) == "cuda":
             identity = device.hold(_eye_on_cuda(self.rows, like.dtype))
         else:
