@@ -22,7 +22,7 @@ import numpy as np
 from deconv_core import device
 from deconv_core.layers import AvgPool2d, Conv2d, ConvTranspose2d, Flatten
 from deconv_core.linear import Linear
-from deconv_core.parameters import Affine, Layer, Weighted
+from deconv_core.parameters import Affine, Backward, Layer, Weighted
 from deconv_core.slices import fitting
 
 Shape = tuple[int, ...]
@@ -61,13 +61,15 @@ class Tail:
         self.features, self.rows = math.prod(input_shape), math.prod(self.shapes[-1])
         self._last = layers[-1] if isinstance(layers[-1], Linear) else None
         self._others = layers if self._last is None else layers[:-1]
-        self._kept: list[np.ndarray] = []  # gradients to the first layer's output, slice by slice
+        self._first: list[np.ndarray] = []  # gradients to the first layer's output, by slices
+        self._from_zero: list[Backward] = []  # the backward passes of all layers, applied to zeros
 
     def linear(self, training: bool = False) -> Linear:
         """Return the tail as one fully connected layer, with parameters of its own.
 
-        In training, what comes to the first layer's output on the way is kept for `add_grads`, if
-        that is no more than a slice of a batch may take.
+        In training, some of what is made on the way is kept for `add_grads`: the way of the bias,
+        and the gradients to the first layer's output, if these are no more than a slice of a batch
+        may take.
         """
         like = next(p.data for layer in self.layers for p in layer.parameters())
         keep = training and fitting(self.shapes[1:2], 4, device.of(like)) >= self.rows
@@ -76,50 +78,37 @@ class Tail:
             grad = self._from_unit(rows, like)
             for i in reversed(range(len(self._others))):
                 if keep and i == 0:
-                    self._kept.append(grad)
+                    self._first.append(grad)
                 grad = self._others[i].adjoint(grad, (len(grad), *self.shapes[i]))
             device.assign(weight[rows], grad.reshape(len(grad), self.features))
-        bias = device.zeros((1, *self.shapes[0]), like.dtype, device.of(like))
-        for layer in self.layers:
-            bias = layer(bias)
+        zero = device.zeros((1, self.features), like.dtype, device.of(like))
+        bias, steps = self._forward(self.layers, zero)
+        if training:
+            self._from_zero = steps
         linear = Linear.of(weight, bias.reshape(-1))
         linear.precision = next(a.precision for a in self.layers if isinstance(a, Weighted))
         return linear
 
     def add_grads(self, linear: Linear) -> None:
-        """Add to the layers' parameters what the gradients of `linear` mean for them."""
+        """Add to the layers' parameters what the gradients of `linear`, for training, mean."""
         assert linear.bias is not None
         grad, bare = linear.weight.grad, [layer.without_bias() for layer in self._others]
         for rows in self._slices(device.of(grad)):
-            first = self._kept.pop(0) if self._kept else None
-            y = self._backward(bare, grad[rows], self._from_unit(rows, grad), first)
+            y, steps = self._forward(bare, grad[rows])
+            first = self._first.pop(0) if self._first else None
+            _backward(steps, self._from_unit(rows, grad).reshape(y.shape), first)
             if self._last is not None:  # of unit vectors by y, the gradient to its weight
                 device.add(self._last.weight.grad[rows], y)
-        zero = device.zeros((1, self.features), grad.dtype, device.of(grad))
-        self._backward(self.layers, zero, linear.bias.grad)
+        shape = (1, *self.shapes[-1])
+        _backward(self._from_zero, linear.bias.grad.reshape(shape))
 
-    def _backward(
-        self,
-        layers: Sequence[Layer],
-        x: np.ndarray,
-        grad_y: np.ndarray,
-        first: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """Add the gradients of ``sum(grad_y * layers(x))`` to the layers' parameters.
-
-        The gradient to the `first` layer's output may be given. Return ``layers(x)``.
-        """
-        y, steps = x.reshape(-1, *self.shapes[0]), []
+    def _forward(self, layers: Sequence[Layer], x: np.ndarray) -> tuple[np.ndarray, list[Backward]]:
+        """Apply layers to images that come as rows; return the output and the backward passes."""
+        x, steps = x.reshape(-1, *self.shapes[0]), []
         for layer in layers:
-            y, step = layer.forward(y)
+            x, step = layer.forward(x)
             steps.append(step)
-        grad_y = grad_y.reshape(y.shape)
-        while steps:
-            step = steps.pop()
-            if first is not None and not steps:
-                grad_y = first
-            grad_y = step(grad_y, input_grad=len(steps) > (first is not None))
-        return y
+        return x, steps
 
     def _from_unit(self, rows: slice, like: Any) -> np.ndarray:
         """Return what the unit vectors of these rows become before the last layer, if it is linear.
@@ -138,6 +127,15 @@ class Tail:
         """Cut the rows so that what the layers make of a slice of them stays small."""
         size = fitting(2 * self.shapes, 4, place)
         return [slice(start, start + size) for start in range(0, self.rows, size)]
+
+
+def _backward(steps: list[Backward], grad: np.ndarray, first: np.ndarray | None = None) -> None:
+    """Run backward passes, the last one first; the gradient that the `first` gets may be given."""
+    while steps:
+        step = steps.pop()
+        if first is not None and not steps:
+            grad = first
+        grad = step(grad, input_grad=len(steps) > (first is not None))
 
 
 @lru_cache(maxsize=16)
