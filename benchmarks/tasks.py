@@ -275,7 +275,7 @@ def watched() -> Iterator[Counter[Launch]]:
     combine, forward = linear._combine, linear._forward
 
     def strips(*given: Any) -> None:
-        _, _, weights, _, channels, columns, _, strip, *_ = given
+        _, _, weights, _, _, _, channels, columns, _, strip, *_ = given
         found[_of_strips(columns, channels, weights.size // channels, strip)] += 1
         combine(*given)
 
