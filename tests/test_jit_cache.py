@@ -151,6 +151,13 @@ def test_kernels_of_other_folders_are_never_stale(tmp_path: Path, package: Path)
         assert run(tmp_path / "cache", package, start) == [expected]
 
 
+def test_kernels_of_no_module_are_compiled_each_time(tmp_path: Path, package: Path) -> None:
+    script = tmp_path / "outside.py"
+    script.write_text(OUTSIDE)
+    start = f"exec(compile(open({str(script)!r}).read(), {str(script)!r}, 'exec'), {{}})"
+    assert [run(tmp_path / "cache", package, start) for _ in range(2)] == [["1"], ["1"]]
+
+
 def test_a_body_compiled_with_other_options_is_another_entry() -> None:
     dispatcher = numba.njit(_body)
     codegen = dispatcher.targetctx.codegen()

@@ -16,6 +16,7 @@ import gc
 import hashlib
 import os
 import pickle
+import sys
 import uuid
 from collections.abc import Callable
 from functools import partial
@@ -53,6 +54,8 @@ class KernelCache(FunctionCache):
         source = Path(function.__code__.co_filename)
         known = source.parent == _FOLDER or not source.is_file()
         text = b"" if known else source.read_bytes()  # that the digest does not cover
+        if function.__module__ not in sys.modules:
+            raise RuntimeError(f"{function.__qualname__} is of no module that could be imported")
         cells = [cell.cell_contents for cell in function.__closure__ or ()]
         if not all(hasattr(value, "known_as") for value in cells):
             raise RuntimeError(f"{function.__qualname__} holds what has no name")
@@ -182,7 +185,8 @@ def _compiled(function: Callable[..., Any], options: dict[str, Any]) -> Any:
         register(dispatcher)
         dispatcher.get_call_template = partial(_typed, dispatcher.get_call_template)
         # Where no folder of this machine can be written, kernels are compiled every time; so are
-        # those that hold variables of the function around them, unless these are kernels.
+        # those of no module, and those that hold variables of the function around them, unless
+        # these are kernels.
         with contextlib.suppress(RuntimeError):
             dispatcher._cache = KernelCache(function, options)
     return dispatcher
