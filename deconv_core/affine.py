@@ -23,7 +23,7 @@ from deconv_core import device
 from deconv_core.layers import AvgPool2d, Conv2d, ConvTranspose2d, Flatten
 from deconv_core.linear import Linear
 from deconv_core.parameters import Affine, Backward, Layer, Weighted
-from deconv_core.slices import fitting
+from deconv_core.slices import SLICE_BYTES, fitting
 
 Shape = tuple[int, ...]
 _AFFINE = (AvgPool2d, Conv2d, ConvTranspose2d, Flatten, Linear)  # a subclass may do anything
@@ -67,12 +67,14 @@ class Tail:
     def linear(self, training: bool = False) -> Linear:
         """Return the tail as one fully connected layer, with parameters of its own.
 
-        In training, some of what is made on the way is kept for `add_grads`: the way of the bias,
-        and the gradients to the first layer's output, if these are no more than a slice of a batch
-        may take.
+        In training, some of what is made on the way is kept for `add_grads`, which else makes it
+        again: the way of the bias, and the gradients to the first layer's output, if these take no
+        more than a quarter of what a slice of a batch may.
         """
         like = next(p.data for layer in self.layers for p in layer.parameters())
-        keep = training and fitting(self.shapes[1:2], 4, device.of(like)) >= self.rows
+        kept = 4 * self.rows * math.prod(self.shapes[1]) * like.dtype.itemsize
+        keep = training and kept <= SLICE_BYTES[device.of(like) or "cpu"]
+        self._first, self._from_zero = [], []
         weight = device.empty((self.rows, self.features), like.dtype, device.of(like))
         for rows in self._slices(device.of(like)):
             grad = self._from_unit(rows, like)
@@ -81,8 +83,7 @@ class Tail:
                     self._first.append(grad)
                 grad = self._others[i].adjoint(grad, (len(grad), *self.shapes[i]))
             device.assign(weight[rows], grad.reshape(len(grad), self.features))
-        zero = device.zeros((1, self.features), like.dtype, device.of(like))
-        bias, steps = self._forward(self.layers, zero)
+        bias, steps = self._of_zero(like)
         if training:
             self._from_zero = steps
         linear = Linear.of(weight, bias.reshape(-1))
@@ -90,7 +91,10 @@ class Tail:
         return linear
 
     def add_grads(self, linear: Linear) -> None:
-        """Add to the layers' parameters what the gradients of `linear`, for training, mean."""
+        """Add to the layers' parameters what the gradients of `linear` mean for them.
+
+        Their weights must still be those that `linear` was made of.
+        """
         assert linear.bias is not None
         grad, bare = linear.weight.grad, [layer.without_bias() for layer in self._others]
         for rows in self._slices(device.of(grad)):
@@ -99,8 +103,13 @@ class Tail:
             _backward(steps, self._from_unit(rows, grad).reshape(y.shape), first)
             if self._last is not None:  # of unit vectors by y, the gradient to its weight
                 device.add(self._last.weight.grad[rows], y)
-        shape = (1, *self.shapes[-1])
-        _backward(self._from_zero, linear.bias.grad.reshape(shape))
+        steps = self._from_zero or self._of_zero(grad)[1]
+        _backward(steps, linear.bias.grad.reshape(1, *self.shapes[-1]))
+
+    def _of_zero(self, like: Any) -> tuple[np.ndarray, list[Backward]]:
+        """Return what the layers make of nothing, the tail's bias, and their backward passes."""
+        zero = device.zeros((1, self.features), like.dtype, device.of(like))
+        return self._forward(self.layers, zero)
 
     def _forward(self, layers: Sequence[Layer], x: np.ndarray) -> tuple[np.ndarray, list[Backward]]:
         """Apply layers to images that come as rows; return the output and the backward passes."""
@@ -131,11 +140,12 @@ class Tail:
 
 def _backward(steps: list[Backward], grad: np.ndarray, first: np.ndarray | None = None) -> None:
     """Run backward passes, the last one first; the gradient that the `first` gets may be given."""
+    needed = 1 if first is None else 2  # the place of the one whose input's gradient none asks for
     while steps:
         step = steps.pop()
         if first is not None and not steps:
             grad = first
-        grad = step(grad, input_grad=len(steps) > (first is not None))
+        grad = step(grad, input_grad=len(steps) >= needed)
 
 
 @lru_cache(maxsize=16)
@@ -158,7 +168,7 @@ def cheapest_tail(
     """Divide affine `layers` into those to run as they are and the tail that is worth its matrix.
 
     As layers a tail costs the batch one pass, and in training three: forward and two gradients. As
-    a matrix it costs each row one pass, or four, and the batch one product with it, or three.
+    a matrix it costs each row one pass, or at most four, and the batch one product, or three.
 
     Parameters
     ----------

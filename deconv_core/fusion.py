@@ -2,8 +2,8 @@
 
 A convolution's kernel has each result in a register, where ReLU costs nothing; as a pass of its own
 it would read and write the whole array. So it is backward: what a layer computes for a ReLU's
-output is masked where it is computed. Where something else comes after the ReLU, its gradient is a
-pass of its own; on the CPU so are both at convolutions that do not run by Winograd's tiles. The
+output is masked where it is computed. On the CPU this is so for convolutions by Winograd's tiles
+and for the gradient to a linear layer's input; elsewhere ReLU and mask are passes of their own. The
 bits are those of the layers one by one.
 """
 
@@ -16,30 +16,31 @@ import numpy as np
 from deconv_core import functional as F
 from deconv_core.layers import Conv2d, ConvTranspose2d, Flatten, ReLU
 from deconv_core.linear import Linear
-from deconv_core.parameters import Backward, Layer
+from deconv_core.parameters import Backward, Layer, Weighted
 
-_CONVOLUTIONS = (Conv2d, ConvTranspose2d)  # a subclass may do anything
+_WEIGHTED = (Conv2d, ConvTranspose2d, Linear)  # a subclass may do anything
 
 
 class Fused(Layer):
-    """A convolution with the ReLU that follows it, a part of the one before it, or both.
+    """A layer with a weight and the ReLU that follows it, a part of the one before it, or both.
 
     Parameters
     ----------
-    layer : Conv2d, ConvTranspose2d, or Linear, which ends with no ReLU
+    layer : Conv2d, ConvTranspose2d or Linear
+    masks : whether the input is a ReLU's output, whose mask the gradient to it shall have
+
+    Attributes
+    ----------
     relu : whether ReLU follows
     masked : whether the gradient to the output arrives with the mask of that ReLU already applied
-    masks : whether the input is a ReLU's output, whose mask the gradient to it shall have
     """
 
-    def __init__(
-        self, layer: Conv2d | ConvTranspose2d | Linear, relu: bool, masked: bool, masks: bool
-    ) -> None:
-        self.layer, self.relu, self.masked, self.masks = layer, relu, masked, masks
+    def __init__(self, layer: Weighted, masks: bool) -> None:
+        self.layer, self.masks, self.relu, self.masked = layer, masks, False, False
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Inference: the output of both layers."""
-        return self.layer(x) if isinstance(self.layer, Linear) else self.layer.output(x, self.relu)
+        return self.layer.output(x, self.relu)
 
     def forward(self, x: np.ndarray) -> tuple[np.ndarray, Backward]:
         """Training: the output, and its backward pass, which keeps x and perhaps the output."""
@@ -58,7 +59,10 @@ class Fused(Layer):
 
 
 def fused(layers: Iterable[Layer]) -> list[Layer]:
-    """Return layers that do the same one after another, each ReLU in the convolution before it.
+    """Return layers that do the same one after another.
+
+    Each ReLU goes into the layer before it, and its mask into the one behind it; a `Flatten` may
+    lie between.
 
     Examples
     --------
@@ -67,17 +71,19 @@ def fused(layers: Iterable[Layer]) -> list[Layer]:
     [(True, True, False), (False, False, True)]
     """
     made: list[Layer] = []
-    before: Fused | None = None  # the convolution whose output, perhaps flattened, comes next
+    before: Fused | None = None  # whose output, perhaps flattened, comes next
     for layer in layers:
         if type(layer) is ReLU and before is not None and before is made[-1] and not before.relu:
             before.relu = True
-            continue
-        convolves, masks = type(layer) in _CONVOLUTIONS, before is not None and before.relu
-        if convolves or (type(layer) is Linear and masks):
-            layer = Fused(layer, False, False, masks)  # type: ignore[arg-type]
+        elif type(layer) is Flatten:
+            made.append(layer)
+        elif isinstance(layer, Weighted) and type(layer) in _WEIGHTED:
+            masks = before is not None and before.relu
             if before is not None:
                 before.masked = masks
-        made.append(layer)
-        if type(layer) is not Flatten:
-            before = layer if convolves else None  # type: ignore[assignment]
+            before = Fused(layer, masks)
+            made.append(before)
+        else:
+            before = None
+            made.append(layer)
     return made

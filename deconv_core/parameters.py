@@ -280,7 +280,7 @@ class Affine(Layer):
 
 
 class Weighted(Affine):
-    """A layer with a weight and, unless it is None, a bias; `adjoint` takes a `mask`, too."""
+    """A layer with a weight and, unless it is None, a bias."""
 
     precision: str | None = None  # of its products on CUDA
 
@@ -296,6 +296,16 @@ class Weighted(Affine):
     def bias_data(self) -> np.ndarray | None:
         """The bias array, or None."""
         return None if self.bias is None else self.bias.data
+
+    def output(self, x: np.ndarray, relu: bool) -> np.ndarray:
+        """Return the output, or its positive part."""
+        return F.relu(self(x)) if relu else self(x)
+
+    def adjoint(
+        self, grad_y: np.ndarray, input_shape: tuple[int, ...], mask: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return the gradient to an input of this shape, with the mask of a ReLU before it."""
+        raise NotImplementedError
 
     def forward(self, x: np.ndarray) -> tuple[np.ndarray, Backward]:
         """Training: the output, and its backward pass, which keeps x."""

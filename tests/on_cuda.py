@@ -42,8 +42,11 @@ def here(value: Any) -> Any:
 
 def through_cuda(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """Return ``function(*args, **options)`` computed on CUDA, in NumPy; update what it updates."""
-    moved = [there(arg) for arg in args]
-    result = here(function(*moved, **options))
+    moved, others = [there(arg) for arg in args], {n: there(v) for n, v in options.items()}
+    result = here(function(*moved, **others))
+    if options.get("add_to") is not None:
+        options["add_to"][...] = result
+        return options["add_to"]
     if function.__name__ in ("adam_step", "sgd_step"):
         for array, updated in zip(args, moved, strict=True):
             if isinstance(array, np.ndarray):

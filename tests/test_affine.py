@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import deconv_core as dc
-from deconv_core.affine import affine_from, cheapest_tail
+from deconv_core.affine import Tail, affine_from, cheapest_tail
 
 MADE = {"rng": np.random.default_rng(0), "dtype": np.float64}
 
@@ -133,3 +133,31 @@ def test_parameters_shared_between_head_and_tail_get_both_gradients() -> None:
         grads.append(conv.weight.grad.copy())
     assert collapsed_from(net, x.shape, True) == 2
     np.testing.assert_allclose(*grads, rtol=1e-11, atol=1e-14)
+
+
+@pytest.mark.parametrize("budget", [1, 1 << 13, 1 << 20])
+def test_gradients_are_passed_on_whatever_was_kept(
+    budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all, some or nothing of what was made on the way; again, too, and row by row."""
+    monkeypatch.setattr("deconv_core.slices.SLICE_BYTES", {"cpu": budget})
+    monkeypatch.setattr("deconv_core.affine.SLICE_BYTES", {"cpu": budget})
+    for last in ((dc.Flatten(), dc.Linear(48, 3, **MADE)), (dc.AvgPool2d(4), dc.Flatten())):
+        net = dc.Sequential(
+            dc.Conv2d(2, 3, 3, padding=1, **MADE), dc.Conv2d(3, 3, 3, padding=1, **MADE), *last
+        )
+        rng = np.random.default_rng(6)
+        x = rng.standard_normal((5, 2, 4, 4))
+        y, backward = net.forward(x)
+        grad = rng.standard_normal(y.shape)
+        backward(grad)
+        expected = [parameter.grad.copy() for parameter in net.parameters()]
+        tail = Tail(list(net), x.shape[1:])
+        for training in (True, False, True):
+            linear = tail.linear(training)
+            linear.forward(x.reshape(5, -1))[1](grad)
+            for _ in range(2):
+                net.zero_grad()
+                tail.add_grads(linear)
+                for parameter, wanted in zip(net.parameters(), expected, strict=True):
+                    np.testing.assert_allclose(parameter.grad, wanted, rtol=1e-11, atol=1e-12)

@@ -24,7 +24,7 @@ def net() -> dc.Sequential:
         dc.ConvTranspose2d(2, 2, 3, stride=2, padding=1, rng=rng), dc.ReLU(),
         dc.MaxPool2d(2),
         dc.Conv2d(2, 2, 3, rng=rng), dc.ReLU(),
-        dc.Flatten(), dc.Linear(8, 3, rng=rng), dc.ReLU(),
+        dc.Flatten(), dc.Linear(2, 3, rng=rng), dc.ReLU(),
     ).to("cuda")  # fmt: skip
 
 

@@ -15,12 +15,12 @@ pytestmark = simulated
 KERNELS = [name for name in cpu.__all__ if name != "on_compile"]
 
 
-def shared(function: Any) -> list[tuple[str, Any]]:
-    """Return names and defaults of the arguments; what only CUDA takes is keyword-only."""
+def shared(function: Any) -> list[tuple[str, Any, Any]]:
+    """Return names, kinds and defaults of the arguments, but for what only CUDA takes."""
     return [
-        (p.name, p.default)
+        (p.name, p.kind, p.default)
         for p in inspect.signature(function).parameters.values()
-        if p.kind is not p.KEYWORD_ONLY
+        if p.name != "precision"
     ]
 
 
@@ -70,10 +70,11 @@ def test_both_have_the_same_kernels() -> None:
 def test_arguments_and_defaults_are_the_same(name: str) -> None:
     on_cuda = getattr(device.cuda(), name)
     assert shared(on_cuda) == shared(getattr(cpu, name))
-    extra = {p.name: p.default for p in inspect.signature(on_cuda).parameters.values()}
-    for argument, _ in shared(on_cuda):
-        del extra[argument]
-    assert extra.keys() <= {"precision", "relu", "mask"} and not any(extra.values())
+    precision = inspect.signature(on_cuda).parameters.get("precision")
+    assert precision is None or (precision.kind, precision.default) == (
+        precision.KEYWORD_ONLY,
+        None,
+    )
 
 
 @pytest.mark.parametrize("name", KERNELS)

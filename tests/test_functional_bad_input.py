@@ -189,7 +189,7 @@ TYPE_ERRORS: list[tuple[Callable[[], Any], list[Any]]] = [
     (lambda: F.linear(LX, LW, f32(3).astype(int)), ["bias", "int64"]),
     (
         lambda: F.linear_weight_grad(LDY, LX, add_to=LW.astype(float)),
-        ["grad_output", "add_to", "float32", "float64"],
+        ["add_to", "float64"],
     ),
     (lambda: F.linear_backward(LDY, LX.astype(float), LW), ["grad_output", "x"]),
     (lambda: F.cross_entropy(LDY, LABELS.astype(np.int32)), ["target", "int32"]),
@@ -227,13 +227,11 @@ def test_types_that_clash(function: Callable[[], Any], named: list[str]) -> None
     check(function, TypeError, named)
 
 
-def test_a_gradient_is_added_to_what_may_be_written_only() -> None:
-    total, square = f32(3, 7), f32(3, 3)
+def test_only_the_cpu_has_arrays_that_may_not_be_added_to() -> None:
+    total = f32(3, 7)
     total.flags.writeable = False
     with pytest.raises(ValueError, match="add_to is read-only"):
         F.linear_weight_grad(LDY, LX, add_to=total)
-    with pytest.raises(ValueError, match="add_to shares memory with x"):
-        F.linear_weight_grad(f32(3, 3), square, add_to=square)
 
 
 def test_a_refused_step_changes_nothing() -> None:

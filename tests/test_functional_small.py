@@ -109,6 +109,15 @@ def check_linear(x: np.ndarray, w: np.ndarray, b: np.ndarray | None, dy: np.ndar
         assert_close(mine, truth, theirs, magnitude)
 
 
+def test_a_gradient_added_to_what_it_is_made_of(dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    dy, x = (rng.standard_normal((40, 40)).astype(dtype) for _ in range(2))
+    expected = x + F.linear_weight_grad(dy, x)
+    np.testing.assert_array_equal(F.linear_weight_grad(dy, x, add_to=x), expected)
+    expected = dy + F.linear_weight_grad(dy, x)
+    np.testing.assert_array_equal(F.linear_weight_grad(dy, x, add_to=dy), expected)
+
+
 @given(st.integers(1, 40), CHANNELS, st.sampled_from([0.0, 0.1, 1.0]), HOW, DTYPES)
 def test_cross_entropy_against_pytorch(
     n: int, classes: int, smoothing: float, how: str, dtype: Any

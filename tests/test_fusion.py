@@ -116,8 +116,8 @@ def test_which_layers_are_fused() -> None:
     assert found == [
         relu, (conv, True, False, False), relu, pool, (conv, *plain), subclass,
         (deconv, True, False, False), own, (conv, *plain), (deconv, True, True, False),
-        (conv, True, True, True), flatten, (fc, False, False, True), relu, fc, (conv, *plain),
-        flatten, relu, fc,
+        (conv, True, True, True), flatten, (fc, True, True, True), (fc, False, False, True),
+        (conv, *plain), flatten, relu, (fc, *plain),
     ]  # fmt: skip
 
 

@@ -237,7 +237,10 @@ def linear_weight_grad(
     dy: np.ndarray, x: np.ndarray, *, add_to: np.ndarray | None = None
 ) -> np.ndarray:
     """Return the gradient to the weight, ``dy.T @ x``, or `add_to` with that added to it."""
-    if add_to is None or add_to.flags.carray:
+    if add_to is None:
+        return _rows(dy.T, x)
+    read = np.may_share_memory(add_to, dy) or np.may_share_memory(add_to, x)
+    if add_to.flags.carray and not read:  # while it is written
         return _rows(dy.T, x, add_to)
     add_to += _rows(dy.T, x)
     return add_to

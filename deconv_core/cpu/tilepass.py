@@ -182,7 +182,7 @@ def run_tile_pass(
     workers = count_workers(plan.workers)
     _launch(
         flat(x), flat(w), empty((plan.weight_size,), x.dtype),
-        np.zeros(y.shape[1], x.dtype) if bias is None else flat(bias), int(relu),
+        np.zeros(y.shape[1], x.dtype) if bias is None else flat(bias), int(bool(relu)),
         np.empty(0, x.dtype) if mask is None else flat(mask), y.ravel(),
         plan.numbers, plan.runs, plan.starts, plan.codes, plan.corners, plan.units, plan.ends,
         empty((workers, plan.scratch_size), x.dtype),

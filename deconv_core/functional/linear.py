@@ -76,7 +76,8 @@ def linear_weight_grad(
 ) -> Array:
     """Gradient of `linear` to its weight: (N, out), (N, in) -> (out, in).
 
-    With `add_to`, an array of that shape, it is added to it in place, and the sum is returned.
+    With `add_to`, an array of that shape, it is added to it in place, and the sum is returned; to a
+    contiguous one some products at a time, so that the last bits may differ.
 
     Examples
     --------
@@ -86,7 +87,7 @@ def linear_weight_grad(
     kernels = checks.floats(grad_output=grad_output, x=x)
     checks.same_rows(grad_output.shape, x.shape)
     exact = checks.precision(kernels, precision)
-    checks.add_to(add_to, (grad_output.shape[1], x.shape[1]), grad_output, x)
+    checks.add_to(add_to, (grad_output.shape[1], x.shape[1]), grad_output)
     return kernels.linear_weight_grad(grad_output, x, add_to=add_to, **exact)
 
 
