@@ -76,8 +76,8 @@ class Emitter:
         self.builder.call(function, [address] + [ir.Constant(I32, n) for n in (0, 3, 1)])
 
     def broadcast(self, scalar: Any) -> Any:
-        """Return a vector of copies of `scalar`."""
-        undefined = ir.Constant(self.vector, ir.Undefined)
+        """Return a vector of copies of `scalar`, of whatever type."""
+        undefined = ir.Constant(ir.VectorType(scalar.type, self.width), ir.Undefined)
         first = self.builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
         return self.shuffle(first, undefined, [0] * self.width)
 
@@ -157,15 +157,8 @@ class Emitter:
         """
         drop = self.builder.fcmp_ordered("<=", of, self.zero)
         if only is not None:
-            drop = self.builder.and_(drop, self._everywhere(only))
+            drop = self.builder.and_(drop, self.broadcast(only))
         return self.builder.select(drop, self.zero, value)
-
-    def _everywhere(self, bit: Any) -> Any:
-        """Return a mask of copies of a bit."""
-        mask = ir.Constant(ir.VectorType(bit.type, self.width), ir.Undefined)
-        one = self.builder.insert_element(mask, bit, ir.Constant(I32, 0))
-        zeros = ir.Constant(ir.VectorType(I32, self.width), [0] * self.width)
-        return self.builder.shuffle_vector(one, mask, zeros)
 
     def add(self, a: Any, b: Any) -> Any:
         """Return a + b."""
@@ -191,11 +184,8 @@ class Emitter:
         """Return the mask of the elements i of a vector with ``first + i < end``."""
         lane_type = ir.VectorType(INDEX, self.width)
         lanes = ir.Constant(lane_type, list(range(self.width)))
-        room = self.builder.insert_element(
-            ir.Constant(lane_type, ir.Undefined), self.builder.sub(end, first), ir.Constant(I32, 0)
-        )
-        mask = ir.Constant(ir.VectorType(I32, self.width), [0] * self.width)
-        return self.builder.icmp_signed("<", lanes, self.builder.shuffle_vector(room, room, mask))
+        room = self.broadcast(self.builder.sub(end, first))
+        return self.builder.icmp_signed("<", lanes, room)
 
     def _masked_function(self, name: str, result: Any, arguments: list[Any]) -> Any:
         """Declare one of LLVM's masked memory functions for this vector."""
@@ -219,16 +209,9 @@ class Emitter:
     def _inside(self, first: Any, limit: Any) -> Any:
         """Return the mask of the elements i of a vector with ``0 <= first + i < limit``."""
         lane_type = ir.VectorType(I32, self.width)
-        undefined = ir.Constant(lane_type, ir.Undefined)
-
-        def everywhere(value: Any) -> Any:
-            low = self.builder.trunc(value, I32)
-            one = self.builder.insert_element(undefined, low, ir.Constant(I32, 0))
-            zeros = ir.Constant(lane_type, [0] * self.width)
-            return self.builder.shuffle_vector(one, undefined, zeros)
-
-        lanes = self.builder.add(everywhere(first), ir.Constant(lane_type, list(range(self.width))))
-        return self.builder.icmp_unsigned("<", lanes, everywhere(limit))
+        begin, end = (self.broadcast(self.builder.trunc(n, I32)) for n in (first, limit))
+        lanes = self.builder.add(begin, ir.Constant(lane_type, list(range(self.width))))
+        return self.builder.icmp_unsigned("<", lanes, end)
 
     def load_inside(self, pointer: Any, first: Any, limit: Any) -> Any:
         """Load the elements i with ``0 <= first + i < limit``, zeros for the rest."""
