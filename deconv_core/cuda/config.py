@@ -14,9 +14,9 @@ from ..geometry import ConvGeometry
 from .driver import SIMULATED
 
 PRECISIONS = ("float32", "tf32", "3xtf32")
-# The default, by compute capability: "float32" but where three products in TF32 should cost less
-# than one in float32. It is predicted from the units' rates, of which 8.0 and 9.0 have 8 and 7 to 1
-# for TF32, 8.6 and 8.9 no more than 2 to 1, and measured on no GPU. It is never timed when a
+# The default, by compute capability: "float32" but where three products in TF32 cost less than one
+# in float32. That is measured on 9.0; of 8.0 it is predicted from the units' rates, which are 8 to
+# 1 for TF32 there, 7 to 1 on 9.0, no more than 2 to 1 on 8.6 and 8.9. It is never timed when a
 # program runs: the bits of a result must not depend on that.
 DEFAULT_PRECISION = {(8, 0): "3xtf32", (9, 0): "3xtf32"}
 
@@ -115,6 +115,14 @@ _TENSOR: Table = (
     (64, ANY, Tile(64, 128, 16, 32, 64, stages=3, blocks=3, tensor=True)),
     (ANY, ANY, Tile(128, 128, 16, 64, 64, blocks=2, tensor=True)),
 )
+# "3xtf32" adds eight terms up before it adds them to the sums (mma.py), which takes registers: so
+# there are fewer blocks, and where warps of 64x64 would spill, twice as many of half the size.
+_THRICE: Table = (
+    *_TENSOR[:2],
+    (32, ANY, Tile(32, 128, 16, 32, 32, stages=3, blocks=3, tensor=True)),
+    (64, ANY, Tile(64, 128, 16, 32, 64, stages=3, blocks=2, tensor=True)),
+    (ANY, ANY, Tile(128, 128, 16, 64, 32, blocks=1, tensor=True)),
+)
 # Tiles of a weight gradient, by its rows (result channels) and columns (source channels x taps).
 _DOT_FLOAT32: Table = (
     (32, 32, Tile(32, 32, 16, 32, 16, blocks=8)),
@@ -127,10 +135,25 @@ _DOT_TENSOR: Table = (
     (64, ANY, Tile(64, 96, 16, 32, 96, stages=3, blocks=4, tensor=True)),
     (ANY, ANY, Tile(128, 128, 16, 64, 64, blocks=2, tensor=True)),
 )
+_DOT_THRICE: Table = (
+    _DOT_TENSOR[0],
+    (ANY, 32, Tile(128, 32, 16, 32, 32, blocks=3, tensor=True)),
+    (64, ANY, Tile(64, 128, 16, 32, 64, stages=3, blocks=2, tensor=True)),
+    (ANY, ANY, Tile(128, 128, 16, 32, 64, blocks=1, tensor=True)),
+)
 # In the simulator each thread is one of Python's: few of them, and little for each to do.
 _TOY: Table = ((ANY, ANY, Tile(8, 8, 4, 8, 8, lane_rows=2, lane_columns=2)),)
 _TOY_FEW: Table = ((2, ANY, Tile(4, 16, 1, 4, 16, lane_rows=1, lane_columns=4, direct=True)), *_TOY)
 _TOY_TENSOR: Table = ((ANY, ANY, Tile(32, 32, 8, 32, 32, tensor=True)),)
+
+_TABLES = {
+    ("spread", "float32"): _FLOAT32,
+    ("spread", "tf32"): _TENSOR,
+    ("spread", "3xtf32"): _THRICE,
+    ("dot", "float32"): _DOT_FLOAT32,
+    ("dot", "tf32"): _DOT_TENSOR,
+    ("dot", "3xtf32"): _DOT_THRICE,
+}
 
 
 def table(kind: str, precision: str) -> Table:
@@ -139,9 +162,7 @@ def table(kind: str, precision: str) -> Table:
         return _TOY_FEW if kind == "spread" else _TOY
     if SIMULATED:
         return _TOY_TENSOR
-    if kind == "spread":
-        return _FLOAT32 if precision == "float32" else _TENSOR
-    return _DOT_FLOAT32 if precision == "float32" else _DOT_TENSOR
+    return _TABLES[kind, precision]
 
 
 def choose(kind: str, precision: str, rows: int, others: int, wide: bool = False) -> Tile:

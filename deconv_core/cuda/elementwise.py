@@ -64,11 +64,23 @@ def block_sum(value):
 
 @cuda.jit
 def _chunk_sums(dy, channels, plane, count, parts, sums):
-    """``sums[c, part]`` = the sum of a chunk of channel c's `count` elements, in float64."""
+    """``sums[c, part]`` = the sum of a chunk of channel c's `count` elements, in float64.
+
+    A thread divides once, to find its first element; from one to the next it only adds, as long
+    division takes longer than what it would find takes to load.
+    """
     c, part = cuda.blockIdx.x // parts, cuda.blockIdx.x % parts
+    first = part * CHUNK + cuda.threadIdx.x
+    image, k = first // plane, first % plane
+    images, rest = THREADS // plane, THREADS % plane
     total = 0.0
-    for k in range(part * CHUNK + cuda.threadIdx.x, min(count, (part + 1) * CHUNK), THREADS):
-        total += dy[(k // plane * channels + c) * plane + k % plane]
+    for _ in range(first, min(count, (part + 1) * CHUNK), THREADS):
+        total += dy[(image * channels + c) * plane + k]
+        image += images
+        k += rest
+        if k >= plane:
+            k -= plane
+            image += 1
     total = block_sum(total)
     if cuda.threadIdx.x == 0:
         sums[cuda.blockIdx.x] = total

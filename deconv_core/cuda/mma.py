@@ -7,7 +7,10 @@ Lane ``4 * g + t`` holds, of the fragments, ::
     C (row, column): (g, 2t) (g, 2t + 1) (g + 8, 2t) (g + 8, 2t + 1)
 
 Of its operands it reads the bits that a TF32 number has and ignores the other 13: ptxas drops what
-clears them, so nothing here does.
+clears them, so nothing here does. What it adds it rounds towards zero: over a long sum that error
+grows as the number of terms, not as its root. So where float32's accuracy is asked for, `mma3` adds
+eight terms by tensor cores and the rest in float32 (Ootomo and Yokota, "Recovering single precision
+accuracy from Tensor Cores while surpassing the FP32 theoretical peak performance", 2022).
 
 ``cp.async`` copies from global to shared memory without registers, and without waiting: copies are
 closed into groups by `commit`, and `wait(n)` waits until at most the last n groups are on the way.
@@ -42,6 +45,7 @@ HALF, MASK = np.uint32(1 << 12), np.uint32(0xFFFFE000)  # of a float32's last pl
 ZEROS = (np.float32(0),) * 4
 MMA = "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32"
 _MMA_CODE = MMA + " {$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$0,$1,$2,$3};"
+_MMA_OPERANDS = "=f,=f,=f,=f,r,r,r,r,r,r,0,1,2,3"  # C is where it was
 _CACHED = {1: "ca", 4: "cg"}  # how, by the elements of a copy: 16 bytes need not lie in L1
 
 # ---- twins ----------------------------------------------------------------------------------
@@ -140,6 +144,18 @@ def _mma(sums, a, b):
     return tuple(map(tuple, result))
 
 
+@cuda.jit(device=True)
+def _mma3(sums, big_a, small_a, big_b, small_b):
+    """Add to `sums` what ``(big_a + small_a) * (big_b + small_b)`` is but for the smalls' product.
+
+    As in `_mma`, but the three products of a fragment are added up first, from the smallest on, and
+    then to the sums, rounded to nearest.
+    """
+    zeros = tuple((np.float32(0),) * len(row) for row in sums)
+    total = _mma(_mma(_mma(zeros, small_a, big_b), big_a, small_b), big_a, big_b)
+    return tuple(map(tuple, np.array(sums, np.float32) + np.array(total, np.float32)))
+
+
 # ---- instructions ---------------------------------------------------------------------------
 
 
@@ -196,28 +212,49 @@ def _emit_split(context: Any, builder: Any, signature: Any, arguments: Any) -> A
     return packed(builder, [packed(builder, bigs), packed(builder, smalls)])
 
 
-def _emit_mma(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    """Emit one ``mma.sync`` for each product."""
-    rows = [unpacked(builder, row) for row in unpacked(builder, arguments[0])]
-    a, b = (
-        [builder.bitcast(value, INT) for value in unpacked(builder, argument)]
-        for argument in arguments[1:]
-    )
+def _multiplied(builder: Any, sums: Any, pairs: list[tuple[Any, Any]], apart: bool) -> Any:
+    """Emit ``mma.sync`` for each fragment and pair of operands, one after another.
+
+    Parameters
+    ----------
+    apart : whether a fragment's products are added up from zero, and then to its sums in float32
+    """
+    rows = [unpacked(builder, row) for row in unpacked(builder, sums)]
+    factors = [
+        [[builder.bitcast(value, INT) for value in unpacked(builder, side)] for side in pair]
+        for pair in pairs
+    ]
     result = ir.LiteralStructType([FLOAT] * 4)
     for i in range(0, len(rows), 2):
         for j, (first, second) in enumerate(_places(len(rows[0]))):
-            fragments = *a[i : i + 2], *a[len(rows) + i :][:2], b[j], b[len(b) // 2 + j]
-            sums = [rows[i + half][place] for half in (0, 1) for place in (first, second)]
-            product = _assembly(
-                builder, result, _MMA_CODE, "=f,=f,=f,=f,r,r,r,r,r,r,0,1,2,3", *fragments, *sums
-            )
-            for n in range(4):
-                rows[i + n // 2][(first, second)[n % 2]] = builder.extract_value(product, n)
+            places = [(i + half, place) for half in (0, 1) for place in (first, second)]
+            before = [rows[row][place] for row, place in places]
+            total = [FLOAT(0)] * 4 if apart else before
+            for a, b in factors:
+                fragments = *a[i : i + 2], *a[len(rows) + i :][:2], b[j], b[len(b) // 2 + j]
+                operands = *fragments, *total
+                product = _assembly(builder, result, _MMA_CODE, _MMA_OPERANDS, *operands)
+                total = [builder.extract_value(product, n) for n in range(4)]
+            for (row, place), old, new in zip(places, before, total, strict=True):
+                rows[row][place] = builder.fadd(old, new) if apart else new
     return packed(builder, [packed(builder, row) for row in rows])
 
 
+def _emit_mma(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """Emit one ``mma.sync`` for each product."""
+    sums, a, b = arguments
+    return _multiplied(builder, sums, [(a, b)], apart=False)
+
+
+def _emit_mma3(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """Emit three for each product, and four additions."""
+    sums, big_a, small_a, big_b, small_b = arguments
+    pairs = [(small_a, big_b), (big_a, small_b), (big_a, big_b)]
+    return _multiplied(builder, sums, pairs, apart=True)
+
+
 if SIMULATED:
-    commit, to_tf32, split, mma = _commit, _to_tf32, _split, _mma
+    commit, to_tf32, split, mma, mma3 = _commit, _to_tf32, _split, _mma, _mma3
 else:
     from numba.cuda import types
     from numba.cuda.extending import intrinsic
@@ -241,6 +278,11 @@ else:
     def mma(typing, sums, a, b):
         """Declare `_mma`."""
         return sums(sums, a, b), _emit_mma
+
+    @intrinsic
+    def mma3(typing, sums, big_a, small_a, big_b, small_b):
+        """Declare `_mma3`."""
+        return sums(sums, big_a, small_a, big_b, small_b), _emit_mma3
 
 
 def waiting(groups: int) -> Callable[[], None]:

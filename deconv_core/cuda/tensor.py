@@ -6,11 +6,11 @@ numbers, and of the four products only small * small is too little to matter. Th
 are added first.
 
 Error of one product against float64, relative to it: up to 2**-10 in "tf32", which rounds both
-factors; up to 2**-21 in "3xtf32", half of it from small * small; none in "float32". To it comes, in
-all three, up to 2**-24 of the sum for each rounding as that grows, which in long sums is most of
-the error of the last two. (Tensor cores round their sums towards zero, which may double that, the
-other units to nearest.) In "3xtf32" an infinity comes out as NaN, for its small part is infinity
-minus infinity.
+factors; up to 2**-21 in "3xtf32", half of it from small * small; none in "float32". To it comes up
+to 2**-24 of the sum for each rounding as that grows, in "float32" and "3xtf32" to nearest. In
+"tf32" tensor cores add up the whole sum, and round it towards zero, which adds up too: in a sum of
+some hundred terms to more than all else. For that reason "3xtf32" lets them add eight terms at
+most (mma.py). In "3xtf32" an infinity comes out as NaN, for its small part is infinity minus infinity.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from .config import Tile
 from .driver import cuda
-from .mma import mma, split, to_tf32
+from .mma import mma, mma3, split, to_tf32
 from .registers import load_chunks
 
 
@@ -47,8 +47,6 @@ def tensor_step(tile: Tile, precision: str) -> Callable[..., Any]:
         x = load_a(buffer, at) + load_a(buffer, at + 4 * a_pitch)
         y = load_b(buffer, low) + load_b(buffer, low + 4 * b_pitch)
         (big_x, small_x), (big_y, small_y) = split(x), split(y)
-        sums = mma(sums, small_x, big_y)
-        sums = mma(sums, big_x, small_y)
-        return mma(sums, big_x, big_y)
+        return mma3(sums, big_x, small_x, big_y, small_y)
 
     return once if precision == "tf32" else thrice
