@@ -61,6 +61,36 @@ def test_a_grid_of_fragments_multiplies_warp_by_warp() -> None:
     np.testing.assert_array_equal(result, a @ b)
 
 
+@cuda.jit
+def long_sums(a, b, result):
+    """Row by row, all of ``a @ b`` by tensor cores, and eight terms at a time by them."""
+    lane = cuda.threadIdx.x
+    g, t = lane // 4, lane % 4
+    by_mma = by_mma3 = ((0.0,) * 2,) * 2
+    for k in range(0, a.shape[1], 8):
+        of_a = a[g, k + t], a[g + 8, k + t], a[g, k + t + 4], a[g + 8, k + t + 4]
+        (big_a, small_a), (big_b, small_b) = (
+            mma.split(of_a), mma.split((b[k + t, g], b[k + t + 4, g])))  # fmt: skip
+        for x, y in ((small_a, big_b), (big_a, small_b), (big_a, big_b)):
+            by_mma = mma.mma(by_mma, x, y)
+        by_mma3 = mma.mma3(by_mma3, big_a, small_a, big_b, small_b)
+    for way, sums in enumerate((by_mma, by_mma3)):
+        for half in (0, 1):
+            result[way, g + 8 * half, 2 * t : 2 * t + 2] = sums[half]
+
+
+def test_long_sums_are_as_accurate_as_float32s() -> None:
+    rng = np.random.default_rng(2)
+    a, b = (rng.uniform(0, 1, shape).astype(np.float32) for shape in ((16, 512), (512, 8)))
+    result = np.full((2, 16, 8), np.nan, np.float32)
+    long_sums[1, 32](a, b, result)
+    exact = a.astype(np.float64) @ b
+    by_mma, by_mma3 = (abs(way / exact - 1).max() for way in result)
+    float32s = abs((a[:, :, None] * b).cumsum(1, dtype=np.float32)[:, -1] / exact - 1).max()
+    assert by_mma3 < float32s  # eight terms at a time: an eighth of the roundings
+    assert by_mma > 8 * by_mma3  # rounded towards zero, what is lost adds up
+
+
 finite = st.floats(-(2.0**100), 2.0**100, width=32).filter(lambda x: x == 0 or abs(x) > 2.0**-60)
 
 

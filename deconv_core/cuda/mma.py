@@ -114,6 +114,12 @@ def _truncated(values: np.ndarray) -> np.ndarray:
     return (values.view(np.uint32) & MASK).view(np.float32)
 
 
+def _towards_zero(values: np.ndarray) -> np.ndarray:
+    """Return float64 numbers as float32, rounded as tensor cores round their sums."""
+    nearest = values.astype(np.float32)
+    return np.where(abs(nearest) > abs(values), np.nextafter(nearest, np.float32(0)), nearest)
+
+
 def _places(columns: int) -> list[tuple[int, int]]:
     """Return where the two columns of each product's C lie in a lane's row of sums."""
     width = min(4, columns // 2)
@@ -139,9 +145,9 @@ def _mma(sums, a, b):
     left = all_a[warp].reshape(8, 4, 2, -1)[g].transpose(2, 1, 0).reshape(-1, 8)
     right = all_b[warp].reshape(8, 4, 2, -1)[2 * t : 2 * t + 2].transpose(2, 1, 3, 0).reshape(8, -1)
     cuda.syncthreads()
-    result = np.array(sums, np.float32)
-    result[:, np.ravel(_places(len(sums[0])))] += (left @ right).astype(np.float32)
-    return tuple(map(tuple, result))
+    result = np.array(sums, np.float64)
+    result[:, np.ravel(_places(len(sums[0])))] += left @ right
+    return tuple(map(tuple, _towards_zero(result)))
 
 
 @cuda.jit(device=True)

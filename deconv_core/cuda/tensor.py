@@ -10,7 +10,8 @@ factors; up to 2**-21 in "3xtf32", half of it from small * small; none in "float
 to 2**-24 of the sum for each rounding as that grows, in "float32" and "3xtf32" to nearest. In
 "tf32" tensor cores add up the whole sum, and round it towards zero, which adds up too: in a sum of
 some hundred terms to more than all else. For that reason "3xtf32" lets them add eight terms at
-most (mma.py). In "3xtf32" an infinity comes out as NaN, for its small part is infinity minus infinity.
+most (mma.py). In "3xtf32" an infinity comes out as NaN, for its small part is infinity minus
+infinity.
 """
 
 from __future__ import annotations
