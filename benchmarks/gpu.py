@@ -15,7 +15,7 @@ does not have is left out.
 A step is timed as whoever waits for it sees it, by the host's clock. A pass is timed by the GPU's,
 PyTorch's as well: many are enqueued behind a pause long enough that the host is done with them
 before the GPU begins the first, so that what the host needs for a launch does not count. The time
-between two kernels on the GPU does. None of this has run on a GPU yet, only on a pretended one.
+between two kernels on the GPU does.
 """
 
 from __future__ import annotations
