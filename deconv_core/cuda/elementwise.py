@@ -66,8 +66,8 @@ def block_sum(value):
 def _chunk_sums(dy, channels, plane, count, parts, sums):
     """``sums[c, part]`` = the sum of a chunk of channel c's `count` elements, in float64.
 
-    A thread divides once, to find its first element; from one to the next it only adds, as long
-    division takes longer than what it would find takes to load.
+    A thread divides to find its first element and its stride; from one to the next it only adds:
+    a division takes longer than the load it would be for.
     """
     c, part = cuda.blockIdx.x // parts, cuda.blockIdx.x % parts
     first = part * CHUNK + cuda.threadIdx.x
