@@ -35,7 +35,7 @@ SIDE = 16  # rows of a register; elements, or pairs of parts, of one
 DEPTH = 2 * SIDE  # channels that one instruction multiplies
 STEP = PARTS * SIDE * SIDE  # elements of the weights of a tap, for SIDE lanes and DEPTH channels
 TILES = {1: 3, 2: 2}  # registers of sums: of lanes, and of positions
-# Which parts of weights and positions are multiplied: neighbours share one, which is loaded once.
+# Which parts of both factors are multiplied: neighbours share one, which is loaded once.
 _ORDER = ((0, 2), (0, 1), (1, 1), (1, 0), (2, 0), (0, 0))
 _I8 = ir.IntType(8)
 _POINTER = _I8.as_pointer()
@@ -84,6 +84,43 @@ class _Registers:
         self._call("tdpbf16ps", *[ir.Constant(_I8, n) for n in (total, a, b)])
 
 
+def _step(
+    rows: int,
+    columns: int,
+    left: Callable[[int, int], None],
+    right: Callable[[int, int], None],
+    add: Callable[[int, int], None],
+    ahead: Callable[[int], None],
+) -> None:
+    """Emit a step: what `rows` registers hold times what `columns` hold, all parts of it.
+
+    ``left(part, row)`` and ``right(part, column)`` load, ``add(row, column)`` multiplies. A part
+    is loaded as soon as the one before it has been used for the last time, so that loads run beside
+    products though no register has a copy. ``ahead(i)`` is emitted behind product i.
+    """
+    lefts, rights = [-1] * rows, [-1] * columns
+    turns = iter(range(len(_ORDER) * rows * columns))
+    for (i, j), (next_i, next_j) in zip(_ORDER, [*_ORDER[1:], _ORDER[-1]], strict=True):
+        renewed = next_i != i
+        for outer in range(rows if renewed else columns):
+            for inner in range(columns if renewed else rows):
+                row, column = (outer, inner) if renewed else (inner, outer)
+                if lefts[row] != i:
+                    left(i, row)
+                    lefts[row] = i
+                if rights[column] != j:
+                    right(j, column)
+                    rights[column] = j
+                add(row, column)
+                ahead(next(turns))
+            if renewed:
+                left(next_i, outer)
+                lefts[outer] = next_i
+            elif next_j != j:
+                right(next_j, outer)
+                rights[outer] = next_j
+
+
 def _alone(instruction: Callable[[_Registers], None]) -> Any:
     """Return an intrinsic that is a single instruction without operands."""
 
@@ -128,24 +165,36 @@ def _blend(
         line = ir.Constant(INDEX, most * SIDE * emit.size)
 
         def multiply(columns: int, begin: Any) -> None:
-            """Multiply a tap of some channels, at `begin`; call for the next tap's weights."""
-            factors, before = builder.load(weight), (-1, -1)
-            for turn, (i, j) in enumerate(_ORDER):
-                if i != before[0]:
-                    for row in range(rows):
-                        part = emit.step(factors, (i * rows + row) * SIDE * SIDE)
-                        registers.load(lanes + row, part, near)
-                if j != before[1]:
-                    part = emit.step(begin, emit.times(plane_, j * SIDE))
-                    for column in range(columns):
-                        registers.load(positions + column, emit.step(part, column * SIDE), apart)
-                before = i, j
-                size = STEP * rows // len(_ORDER)
-                for ahead in range(turn * size, (turn + 1) * size, SIDE):
-                    emit.prefetch(emit.step(factors, STEP * rows + ahead))
-                for row in range(rows):
-                    for column in range(columns):
-                        registers.multiply_add(lanes + row, positions + column, row * most + column)
+            """Multiply a tap of some channels, at `begin`; call for what comes after it."""
+            factors = builder.load(weight)
+            after = emit.step(begin, emit.times(plane_, PARTS * SIDE))  # of the next channels
+            # What comes after it: the lines of the next weights, those of the positions there.
+            lines = [
+                (factors, (rows * PARTS * SIDE + n) * SIDE) for n in range(rows * PARTS * SIDE)
+            ]
+            lines += [
+                (emit.step(after, emit.times(plane_, n)), column * SIDE)
+                for n in range(PARTS * SIDE)
+                for column in range(columns)
+            ]
+            each = len(lines) // (len(_ORDER) * rows * columns)
+
+            def left(part: int, row: int) -> None:
+                place = emit.step(factors, (part * rows + row) * SIDE * SIDE)
+                registers.load(lanes + row, place, near)
+
+            def right(part: int, column: int) -> None:
+                place = emit.step(begin, emit.times(plane_, part * SIDE))
+                registers.load(positions + column, emit.step(place, column * SIDE), apart)
+
+            def add(row: int, column: int) -> None:
+                registers.multiply_add(lanes + row, positions + column, row * most + column)
+
+            def ahead(turn: int) -> None:
+                for place, offset in lines[turn * each : (turn + 1) * each]:
+                    emit.prefetch(emit.step(place, offset))
+
+            _step(rows, columns, left, right, add, ahead)
             builder.store(emit.step(factors, STEP * rows), weight)
 
         def write(target: Any, columns: int) -> None:
