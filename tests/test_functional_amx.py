@@ -92,6 +92,7 @@ def test_numbers_are_the_sums_of_their_parts() -> None:
     [
         ((16, 64, 27, 27), (192, 64, 5, 5), {"padding": 2}, [True, True]),
         ((16, 256, 14, 14), (1024, 256, 1, 1), {}, [True, True]),
+        ((1, 256, 14, 14), (1024, 256, 1, 1), {}, [True, True]),
         ((1, 256, 104, 104), (512, 256, 2, 2), {"stride": 2}, [False, True]),
         ((8, 64, 56, 56), (64, 64, 3, 3), {"padding": 1}, [False, False]),  # by Winograd's tiles
         ((1, 3, 224, 224), (64, 3, 7, 7), {"stride": 2, "padding": 3}, [False, False]),

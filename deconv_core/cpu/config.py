@@ -161,7 +161,7 @@ MATRIX_PHASES = 1  # and a source has at most so many phases: with more, blocks 
 # Of a block that they multiply: its source's bytes, and its positions, at least and at most.
 MATRIX_BYTES = 1 << 20
 MATRIX_POSITIONS = 128, 1024
-MATRIX_TASKS = 32  # that there must be, so that many threads have work; blocks are cut for that
+MATRIX_TASKS = 16  # that there must be, so that many threads have work; blocks are cut for that
 MATRIX_WEIGHTS = 1 << 14  # weights that are packed together, about
 MATRIX_STEPS = 8  # of 32 channels, that are added up in a row: up to twice as many less two
 # Products of matrices: of another plan's products they may take so many, moves included, without
