@@ -159,7 +159,7 @@ MATRIX_SHARE = 1.1
 MATRIX_TERMS = 96  # if a result is a sum of at least so many products, as moving it costs as well,
 MATRIX_PHASES = 1  # and a source has at most so many phases: with more, blocks become small
 # Of a block that they multiply: its source's bytes, and its positions, at least and at most.
-MATRIX_BYTES = 1 << 20
+MATRIX_BYTES = 3 << 18
 MATRIX_POSITIONS = 128, 1024
 MATRIX_TASKS = 16  # that there must be, so that many threads have work; blocks are cut for that
 MATRIX_WEIGHTS = 1 << 14  # weights that are packed together, about
