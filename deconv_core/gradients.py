@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ from deconv_core.sequential import Sequential
 from deconv_core.slices import fitting
 
 Criterion = Callable[[np.ndarray, np.ndarray], tuple[float, np.ndarray]]
-# What these do depends on nothing but what they show; a subclass may do anything.
+# What these do depends on nothing but what they show, and they change no array that they are given
+# or gave; a subclass may do anything.
 _KNOWN = {AvgPool2d, Conv2d, ConvTranspose2d, Flatten, Linear, MaxPool2d, ReLU, Sequential}
 
 
@@ -70,7 +71,7 @@ def gradients(
         net.zero_grad()
         loss: Any = 0.0
         trained = _collapsed(net, x.shape) if collapse else nullcontext(net)
-        with trained as body, gathering(body), np.errstate(all="ignore"):
+        with trained as body, _gathering(body), np.errstate(all="ignore"):
             size = slice_size(body, x, micro_batch)
             for start in range(0, len(x), size):
                 part = slice(start, start + size)
@@ -87,13 +88,15 @@ def gradients(
     return device.cuda().graph.run(net, kind, arrays, run, (x, target))
 
 
-def _is_known(net: Layer, criterion: Criterion) -> bool:
-    """Tell whether a step does the same whenever its net and its criterion look the same."""
+def _is_known(net: Layer, criterion: Criterion | None = None) -> bool:
+    """Tell whether all layers, and the criterion if there is one, are this package's own."""
+    own = criterion is None or type(criterion) is CrossEntropyLoss
+    return own and type(net) in _KNOWN and all(map(_is_known, net.children().values()))
 
-    def known(layer: Layer) -> bool:
-        return type(layer) in _KNOWN and all(map(known, layer.children().values()))
 
-    return type(criterion) is CrossEntropyLoss and known(net)
+def _gathering(net: Layer) -> AbstractContextManager[None]:
+    """Gather weight gradients, unless some layer may change an array that it was given or gave."""
+    return gathering(net) if _is_known(net) else nullcontext()
 
 
 @contextmanager
@@ -116,6 +119,8 @@ def _accumulate(
         loss = float(loss)
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss}")
+    if type(criterion) is not CrossEntropyLoss and isinstance(grad, np.ndarray):
+        grad = grad.copy()  # it may be given again, or be read-only
     if len(x) < total:
         device.scale(grad, len(x) / total)
     backward(grad, input_grad=False)

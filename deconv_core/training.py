@@ -178,7 +178,8 @@ def evaluate(
         logits, target = device.plain(predict(net, x, micro_batch)), device.plain(target)
         classes = logits.shape[1]
         _check_labels(target, classes)
-        pairs = np.bincount(target * classes + logits.argmax(axis=1), minlength=classes**2)
+        rows = target.astype(np.int64) * classes
+        pairs = np.bincount(rows + logits.argmax(axis=1), minlength=classes**2)
         counts = pairs.reshape(classes, classes)
         confusion = counts if confusion is None else confusion + counts
     if confusion is None or not confusion.sum():

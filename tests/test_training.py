@@ -10,6 +10,7 @@ from deconv_core.linear import Linear
 from deconv_core.losses import CrossEntropyLoss
 from deconv_core.models import DDNet
 from deconv_core.optim import SGD
+from deconv_core.parameters import Backward, Layer
 from deconv_core.sequential import Sequential
 from deconv_core.training import evaluate, predict, slice_size, train_step
 
@@ -47,6 +48,59 @@ def test_slices_make_the_same_step_as_the_whole_batch(micro_batch: int | str) ->
     for a, b in zip(whole.parameters(), sliced.parameters(), strict=True):
         np.testing.assert_allclose(b.grad, a.grad, rtol=1e-11, atol=1e-15)
         np.testing.assert_allclose(b.data, a.data, rtol=1e-12)
+
+
+class Residual(Layer):
+    """Adds its input to a layer's output, and in place to the gradient that it is given."""
+
+    def __init__(self, features: int) -> None:
+        self.inner = Linear(features, features, rng=0)
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        return x + self.inner(x)
+
+    def forward(self, x: np.ndarray) -> tuple[np.ndarray, Backward]:
+        y, inner = self.inner.forward(x)
+
+        def backward(grad: np.ndarray, input_grad: bool) -> np.ndarray | None:
+            grad += inner(grad)
+            return grad if input_grad else None
+
+        return x + y, Backward(backward, y)
+
+    def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        return input_shape
+
+
+@pytest.mark.parametrize("micro_batch", [None, 2])
+def test_layers_may_change_the_gradients_that_they_are_given(micro_batch: int | None) -> None:
+    x, target = batch()
+    nets = [Sequential(Flatten(), Residual(72), Linear(72, 3, rng=1)) for _ in range(2)]
+    y, backward = nets[0].forward(x.astype(np.float32))
+    backward(CrossEntropyLoss()(y, target)[1])
+    optimizer = SGD(nets[1].parameters(), lr=0)
+    train_step(nets[1], CrossEntropyLoss(), optimizer, x.astype(np.float32), target, micro_batch)
+    for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        np.testing.assert_allclose(b.grad, a.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_criteria_may_give_the_same_array_again(read_only: bool) -> None:
+    x, target = batch(8)
+    constant = np.full((8, 3), 0.25)
+    constant.flags.writeable = not read_only
+    grads = []
+    for micro_batch in (None, 2):
+        net = small_net()
+
+        def criterion(logits: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray]:
+            return 0.0, constant[: len(logits)]
+
+        train_step(net, criterion, SGD(net.parameters(), lr=0), x, target, micro_batch)
+        grads.append([p.grad.copy() for p in net.parameters()])
+    for whole, sliced in zip(*grads, strict=True):
+        np.testing.assert_allclose(sliced * 4, whole, rtol=1e-11, atol=1e-13)
+    assert (constant == 0.25).all()
 
 
 def test_gradients_of_an_earlier_step_do_not_leak() -> None:
@@ -156,6 +210,13 @@ def test_evaluate_counts_by_class() -> None:
 def test_evaluate_refuses_bad_labels(target: list, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         evaluate(Flatten(), [(np.zeros((2, 3)), np.array(target))])
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.uint64])
+def test_evaluate_takes_labels_of_any_integers(dtype: type) -> None:
+    labels = np.arange(100, dtype=dtype)
+    result = evaluate(Flatten(), [(np.eye(100, dtype=np.float32), labels)])
+    assert result.accuracy == 1
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
