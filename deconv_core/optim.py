@@ -11,6 +11,7 @@ import numpy as np
 
 from deconv_core import device
 from deconv_core import functional as F
+from deconv_core.functional.checks import updatable
 from deconv_core.parameters import Parameter, mismatches
 
 
@@ -89,7 +90,13 @@ class Optimizer:
             for slot, arrays in self.arrays.items():
                 self.arrays[slot] = [device.to(array, "cpu") for array in arrays]
         data, grads = [p.data for p in self.parameters], [p.grad for p in self.parameters]
-        return zip(data, grads, *(self.arrays[slot] for slot in self.slots), strict=True)
+        pieces = list(zip(data, grads, *(self.arrays[slot] for slot in self.slots), strict=True))
+        for index, arrays in enumerate(pieces):  # all of them, before any is updated
+            try:
+                updatable(**dict(zip(("param", "grad", *self.slots), arrays, strict=True)))
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"parameter {index}: {error}") from error
+        return pieces
 
     def _pack(self) -> tuple[Any, ...]:
         """Move the parameters, their gradients and the state into one array each, on CUDA."""
@@ -179,6 +186,10 @@ class Optimizer:
         return f"{type(self).__name__}({len(self.parameters)} parameters, {options})"
 
 
+# Entries of PyTorch's groups that change no update.
+_WITHOUT_EFFECT = {"params", "initial_lr", "foreach", "fused", "capturable", "differentiable"}
+
+
 def _one_group(state_dict: Any, names: Iterable[str], count: int) -> Mapping[str, Any]:
     """Return the only parameter group of an optimizer's state, after checking its entries."""
     if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(state_dict):
@@ -188,7 +199,7 @@ def _one_group(state_dict: Any, names: Iterable[str], count: int) -> Mapping[str
         sizes = [len(group["params"]) for group in groups]
         raise ValueError(f"the state has groups of {sizes} parameters, not one group of {count}")
     missing = names - set(groups[0])
-    unknown = {key for key, value in groups[0].items() if value} - names - {"params"}
+    unknown = {key for key, value in groups[0].items() if value} - names - _WITHOUT_EFFECT
     if missing or unknown:
         raise ValueError(
             f"the state is of another optimizer: it lacks {sorted(missing) or 'no options'} "
@@ -305,8 +316,9 @@ class Adam(Optimizer):
         """Update every parameter, in place, from its gradient."""
         options = self._checked(self.options)
         beta1, beta2 = options["betas"]
+        pieces = self._pieces()
         self.steps += 1
-        for data, grad, exp_avg, exp_avg_sq in self._pieces():
+        for data, grad, exp_avg, exp_avg_sq in pieces:
             F.adam_step(
                 data,
                 grad,

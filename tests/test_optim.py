@@ -219,3 +219,26 @@ def test_options_changed_later_are_used_and_checked() -> None:
         optimizer.step()
     assert parameter.data.tolist() == [0.75]
     assert "lr=-1.0" in repr(optimizer)
+
+
+@pytest.mark.parametrize("kind", [SGD, Adam])
+def test_what_one_parameter_lacks_leaves_all_as_they_were(kind: type[Optimizer]) -> None:
+    params = parameters()
+    before = [p.data.copy() for p in params]
+    optimizer = kind(params, lr=0.1)  # type: ignore[call-arg, arg-type]
+    params[0].grad += 1
+    params[1].data.flags.writeable = False
+    with pytest.raises(ValueError, match="parameter 1: param is read-only"):
+        optimizer.step()
+    assert optimizer.steps == 0
+    for parameter, data in zip(params, before, strict=True):
+        np.testing.assert_array_equal(parameter.data, data)
+
+
+def test_the_state_of_a_scheduled_optimizer_is_taken() -> None:
+    params = parameters()
+    theirs = torch.optim.Adam(twins(params), lr=0.5, foreach=True)
+    torch.optim.lr_scheduler.StepLR(theirs, 1)
+    ours = Adam(params)
+    ours.load_state_dict(theirs.state_dict())
+    assert ours.options["lr"] == 0.5

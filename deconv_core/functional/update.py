@@ -37,6 +37,9 @@ def adam_step(
     kernels = checks.updatable(param=param, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
     if step < 1:
         raise ValueError(f"step counts from 1, got {step}")
+    for name, beta in (("beta1", beta1), ("beta2", beta2)):
+        if checks.fraction(name, beta) == 1:
+            raise ValueError(f"{name} must be below 1, got {beta}")
     kernels.adam_step(param, grad, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay)
 
 
