@@ -64,6 +64,11 @@ def save(
     ([1.0, 1.0], {'epoch': 3})
     """
     path = Path(path)
+    if "__metadata__" in arrays:
+        raise ValueError('"__metadata__" is no name for an array: the format has its own')
+    for name, array in arrays.items():
+        if isinstance(array, np.ma.MaskedArray):
+            raise TypeError(f"{name} is a masked array: its mask would not be saved")
     arrays = {name: np.asarray(device.plain(a), order="C") for name, a in arrays.items()}
     for name, array in arrays.items():
         if array.dtype not in DTYPES:
@@ -79,6 +84,9 @@ def save(
     metadata = {"deconv_core": json.dumps(record, sort_keys=True)}
     safetensors = require("safetensors.numpy")
     part = path.with_name(path.name + ".part")  # a folder: one that a killed save left goes first
+    found = {file.name for file in part.iterdir()} if part.is_dir() else set()
+    if not all(name == path.name or name.startswith(".tmp") for name in found):  # safetensors' own
+        raise OSError(f"{path} cannot be written: {part}, its workspace, holds something else")
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()

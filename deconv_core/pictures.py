@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import uuid
 from collections.abc import Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +33,17 @@ def running_mean(values: Sequence[float], window: int) -> np.ndarray:
     ends = np.arange(1, len(sums))
     starts = np.maximum(ends - window, 0)
     return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+def _write(figure: Any, path: str | PathLike[str]) -> None:
+    """Write a picture as PNG, wholly or not at all."""
+    whole = Path(path)
+    part = whole.with_name(f"{whole.name}.{uuid.uuid4().hex[:12]}.part")
+    try:
+        figure.savefig(part, format="png", dpi=120)
+        os.replace(part, whole)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def save_curves(
@@ -62,7 +76,7 @@ def save_curves(
     right.plot(*zip(*scores, strict=True), color="tab:red", marker="o")
     right.set(ylabel="test accuracy, %", ylim=(0, 100))
     right.yaxis.label.set_color("tab:red")
-    figure.savefig(path, format="png", dpi=120)
+    _write(figure, path)
 
 
 def save_confusion(
@@ -92,4 +106,4 @@ def save_confusion(
     axes.set_xticks(ticks, classes, rotation=45, ha="right")
     axes.set_yticks(ticks, classes)
     axes.set(xlabel="predicted", ylabel="true", title=title)
-    figure.savefig(path, format="png", dpi=120)
+    _write(figure, path)

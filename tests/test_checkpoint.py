@@ -232,3 +232,28 @@ def test_a_leftover_of_a_killed_save_does_no_harm(path: Path) -> None:
     checkpoint.save(path, ARRAYS, {"step": 8})
     assert checkpoint.load(path)[1] == {"step": 8}
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_of_somebody_else_is_not_removed(path: Path) -> None:
+    before, part = path.read_bytes(), path.with_name(path.name + ".part")
+    part.mkdir()
+    (part / "precious").write_text("kept")
+    with pytest.raises(OSError, match=r"\.part, its workspace, holds something else"):
+        checkpoint.save(path, ARRAYS, {})
+    assert (part / "precious").read_text() == "kept" and path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arrays", "error", "message"),
+    [
+        ({"__metadata__": np.ones(2)}, ValueError, "__metadata__"),
+        ({"w": np.ma.ones(2)}, TypeError, "w is a masked array"),
+    ],
+)
+def test_arrays_that_would_not_be_read_back_are_refused(
+    path: Path, arrays: dict, error: type, message: str
+) -> None:
+    before = path.read_bytes()
+    with pytest.raises(error, match=message):
+        checkpoint.save(path, arrays, {})
+    assert path.read_bytes() == before

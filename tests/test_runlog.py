@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -180,6 +181,12 @@ def test_fingerprint_tells_images_and_labels_apart() -> None:
     assert len({fingerprint(one), fingerprint(two), fingerprint(one, two)}) == 3
 
 
+def test_fingerprint_is_that_of_the_values_however_they_lie() -> None:
+    one = make_shapes("test", count=4)
+    other = replace(one, images=np.asfortranarray(one.images), labels=one.labels.repeat(2)[::2])
+    assert fingerprint(other) == fingerprint(one)
+
+
 def test_progress_counts_after_the_first_step(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -255,3 +262,20 @@ def test_pictures_of_a_run_without_lines_can_be_drawn(tmp_path: Path) -> None:
     pictures.save_confusion(tmp_path / "e.png", np.zeros((2, 2), np.int64), ["a", "b"])
     for path in tmp_path.iterdir():
         assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = tmp_path / "c.png"
+    pictures.save_curves(old, [])
+    before = old.read_bytes()
+
+    def full(figure: object, path: Path, **options: object) -> None:
+        path.write_bytes(b"torso")
+        raise OSError("no space left")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    with pytest.raises(OSError, match="no space"):
+        pictures.save_curves(old, [])
+    assert old.read_bytes() == before and list(tmp_path.iterdir()) == [old]

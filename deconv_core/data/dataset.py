@@ -97,7 +97,8 @@ def fingerprint(*datasets: ImageDataset) -> str:
     """
     value, count = 0, 0
     for dataset in datasets:
-        value = zlib.crc32(dataset.labels.data, zlib.crc32(dataset.images.data, value))
+        for array in (dataset.images, dataset.labels):
+            value = zlib.crc32(np.ascontiguousarray(array).data, value)
         count += len(dataset)
     return f"{count} images, {value:08x}"
 
