@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,12 @@ from deconv_core.parameters import Parameter, mismatches
 
 def _number(name: str, value: Any) -> float:
     """Return a finite `value` that is not negative as a float."""
-    if isinstance(value, (bool, str)) or not np.isscalar(value):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not (math.isfinite(value) and value >= 0):  # type: ignore[arg-type, operator]
+    number = float(value)
+    if not (math.isfinite(number) and number >= 0):
         raise ValueError(f"{name} must be finite and not negative, got {value!r}")
-    return float(value)  # type: ignore[arg-type]
+    return number
 
 
 def _betas(name: str, value: Any) -> tuple[float, float]:

@@ -107,6 +107,15 @@ def test_compose_never_writes_to_an_array_that_a_function_passed_on():
     assert (x == 1).all() and (y == -0.5).all()
 
 
+def test_a_subclass_of_a_transform_is_called_as_it_is() -> None:
+    class Double(Normalize):
+        def __call__(self, x: np.ndarray) -> np.ndarray:  # type: ignore[override]
+            return 2 * x
+
+    x = np.full((1, 1, 2, 2), 255, np.uint8)
+    assert (Compose([ToUnit(), Double(0.0, 1.0)])(x) == 2).all()
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
