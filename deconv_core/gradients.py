@@ -78,7 +78,8 @@ def gradients(
                 loss += _accumulate(body, criterion, x[part], target[part], len(x))
         return loss
 
-    if device.of(x) != "cuda" or not _is_known(net, criterion):
+    own = type(criterion) is CrossEntropyLoss
+    if device.of(x) != "cuda" or not (own and _is_known(net)):
         return run(x, target)
     arrays = [a for _, p in net.named_parameters() for a in (p.data, p.grad)]
     if not all(device.of(array) == "cuda" for array in (target, *arrays)):
@@ -88,10 +89,9 @@ def gradients(
     return device.cuda().graph.run(net, kind, arrays, run, (x, target))
 
 
-def _is_known(net: Layer, criterion: Criterion | None = None) -> bool:
-    """Tell whether all layers, and the criterion if there is one, are this package's own."""
-    own = criterion is None or type(criterion) is CrossEntropyLoss
-    return own and type(net) in _KNOWN and all(map(_is_known, net.children().values()))
+def _is_known(net: Layer) -> bool:
+    """Tell whether all layers are this package's own."""
+    return type(net) in _KNOWN and all(map(_is_known, net.children().values()))
 
 
 def _gathering(net: Layer) -> AbstractContextManager[None]:
