@@ -40,7 +40,7 @@ def save(
     ----------
     path : of the file; its folder must exist
     arrays : by name, on any device: float32, float64 or int64; floating ones must be finite
-    state : anything that JSON can carry
+    state : anything that JSON can carry: numbers as names become strings, tuples lists
     kind : what `load` must be asked for
 
     Raises

@@ -10,6 +10,7 @@ transposed one ever strides, scatters or inserts a zero inside its arithmetic.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from .arguments import integer
+
+MOST_ELEMENTS = 1 << 36  # of an array, a quarter of a TiB in float32: more is a slip of the pen
 
 
 def pair(value: Any, name: str, minimum: int) -> tuple[int, int]:
@@ -178,6 +181,20 @@ def _check_positive(name: str, shape: Sequence[int], first: int) -> None:
         raise ValueError(f"{name} has an empty axis: shape {tuple(shape)}")
 
 
+def _check_size(geometry: ConvGeometry, padded: str, other: str) -> ConvGeometry:
+    """Return `geometry`; raise where its options make arrays that no memory holds."""
+    rows, cols = geometry.rows, geometry.cols
+    whole = geometry.batch, geometry.in_channels, rows.padded, cols.padded
+    for name, shape in ((padded, whole), (other, geometry.output_shape)):
+        if math.prod(shape) > MOST_ELEMENTS:
+            raise ValueError(
+                f"{name} of {shape} has more than 2**36 elements: kernel {rows.kernel}x"
+                f"{cols.kernel}, stride {rows.stride}, {cols.stride}, padding {rows.pad_lo}, "
+                f"{cols.pad_lo}, dilation {rows.dilation}, {cols.dilation}"
+            )
+    return geometry
+
+
 def _conv_padding(
     padding: str | tuple[int, int],
     kernel: tuple[int, int],
@@ -263,7 +280,8 @@ def _conv(
             f"kernel of {rows.kernel}x{cols.kernel} with dilation {dilation} spans "
             f"{rows.extent}x{cols.extent}, larger than the padded input {rows.padded}x{cols.padded}"
         )
-    return ConvGeometry(batch, channels, out_channels, groups, rows, cols)
+    made = ConvGeometry(batch, channels, out_channels, groups, rows, cols)
+    return _check_size(made, "a padded input", "an output")
 
 
 def conv_transpose(
@@ -340,7 +358,8 @@ def _conv_transpose(
         axes.append(
             Axis(large, small.kernel, stride[i], padding[i], padding[i] - extra[i], dilation[i])
         )
-    return ConvGeometry(batch, weight_shape[1] * groups, channels, groups, axes[0], axes[1])
+    made = ConvGeometry(batch, weight_shape[1] * groups, channels, groups, axes[0], axes[1])
+    return _check_size(made, "an output with its padding", "an input")
 
 
 def pool(

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from deconv_core import device, geometry, init
 from deconv_core import functional as F
-from deconv_core import geometry, init
+from deconv_core.functional import checks
 from deconv_core.parameters import Affine, Backward, Layer, Weighted, channel_count
 
 
@@ -289,6 +290,8 @@ class Flatten(Affine):
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Inference: a view of x where its memory allows."""
+        if device.of(x) != "cuda":
+            checks.plain("x", x)
         return x.reshape(self.output_shape(x.shape))
 
     def forward(self, x: np.ndarray) -> tuple[np.ndarray, Backward]:
@@ -302,6 +305,8 @@ class Flatten(Affine):
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the output for an input of this shape."""
+        if len(input_shape) < 2:
+            raise ValueError(f"Flatten needs 2 axes or more, got shape {tuple(input_shape)}")
         return (input_shape[0], math.prod(input_shape[1:]))
 
     def __repr__(self) -> str:

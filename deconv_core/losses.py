@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from deconv_core import functional as F
+from deconv_core.functional import checks
 
 
 class CrossEntropyLoss:
@@ -23,9 +24,7 @@ class CrossEntropyLoss:
     """
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
-        if not 0.0 <= label_smoothing <= 1.0:
-            raise ValueError(f"label_smoothing must be within 0 and 1, got {label_smoothing}")
-        self.label_smoothing = label_smoothing
+        self.label_smoothing = checks.fraction("label_smoothing", label_smoothing)
 
     def __call__(self, logits: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray]:
         """Return the mean loss and its gradient to `logits`.

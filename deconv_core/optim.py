@@ -12,7 +12,7 @@ import numpy as np
 
 from deconv_core import device
 from deconv_core import functional as F
-from deconv_core.functional.checks import updatable
+from deconv_core.functional.checks import nesterov_options, updatable
 from deconv_core.parameters import Parameter, mismatches
 
 
@@ -56,6 +56,7 @@ class Optimizer:
 
     checks: Mapping[str, Callable[[str, Any], Any]]
     slots: tuple[str, ...]
+    counted = True  # whether PyTorch's state tells the number of steps
 
     def __init__(self, params: Iterable[Parameter], options: dict[str, Any]) -> None:
         self.parameters = list(params)
@@ -163,20 +164,23 @@ class Optimizer:
         """
         options = self._checked(_one_group(state_dict, self.checks, len(self.parameters)))
         slots, state = self._slots_in_use(options), state_dict["state"]
-        steps, arrays, problems = {0}, [], []
+        steps = {0.0}
+        arrays, problems = [], []
         if state:
             entries = [state.get(index, {}) for index in range(len(self.parameters))]
-            # PyTorch's SGD does not count its steps: any number but 0 will do.
-            steps = {int(np.asarray(entry.get("step", 1))) for entry in entries}
+            # Where they are not counted, any number but 0 will do.
+            steps = {float(entry.get("step", -1 if self.counted else 1)) for entry in entries}
             arrays = [(slot, i, e.get(slot)) for slot in slots for i, e in enumerate(entries)]
         for slot, i, array in arrays:
             name = f"{slot} of parameter {i}"
             problems += mismatches(name, np.asarray(array), self.arrays[slot][i])
-        if len(steps) > 1 or min(steps) < 0:
-            problems.append(f"the numbers of steps {sorted(steps)} are not one number from 0 on")
+        if len(steps) > 1 or not (min(steps) >= 0 and min(steps).is_integer()):
+            problems.append(
+                f"the numbers of steps {sorted(steps)} (-1 for none) are not one number from 0 on"
+            )
         if problems:
             raise ValueError("the optimizer's state does not fit: " + "; ".join(problems))
-        self.options, self.steps = options, steps.pop()
+        self.options, self.steps = options, int(steps.pop())
         for slot in self.slots:
             for own in self.arrays[slot]:
                 device.clear(own)
@@ -241,6 +245,7 @@ class SGD(Optimizer):
         "nesterov": _flag,
     }
     slots = ("momentum_buffer",)
+    counted = False
 
     def __init__(
         self,
@@ -257,11 +262,7 @@ class SGD(Optimizer):
     def _checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return the hyper-parameters after checking them, and nesterov against the others."""
         checked = super()._checked(options)
-        if checked["nesterov"] and (not checked["momentum"] or checked["dampening"]):
-            raise ValueError(
-                f"nesterov needs momentum above 0 and dampening 0, got momentum "
-                f"{checked['momentum']} and dampening {checked['dampening']}"
-            )
+        nesterov_options(checked["nesterov"], checked["momentum"], checked["dampening"])
         return checked
 
     def _slots_in_use(self, options: Mapping[str, Any]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 from deconv_core import device, init
 from deconv_core import functional as F
 from deconv_core.arguments import integer
+from deconv_core.functional import checks
 
 
 class Parameter:
@@ -19,11 +20,16 @@ class Parameter:
     Parameters
     ----------
     data : float32 or float64 array, kept without a copy when it is C-contiguous, or a CUDA array
-    grad : array of zeros for the gradient, made when none is given
+    grad : array of zeros for the gradient, of the same shape and dtype, made when none is given
 
     Attributes
     ----------
     data, grad : arrays of one shape and dtype; `grad` starts at zero and is only ever added to
+
+    Raises
+    ------
+    ValueError, TypeError
+        When the two are of different shapes or dtypes, or on different devices.
 
     Examples
     --------
@@ -37,8 +43,11 @@ class Parameter:
     def __init__(self, data: np.ndarray, grad: np.ndarray | None = None) -> None:
         if device.of(data) != "cuda":
             data = np.asarray(data, init.float_dtype(np.asarray(data).dtype), order="C")
-        self.data = data
-        self.grad = device.zeros(data.shape, data.dtype, device.of(data)) if grad is None else grad
+        if grad is None:
+            grad = device.zeros(data.shape, data.dtype, device.of(data))
+        checks.floats(data=data, grad=grad)
+        checks.shape_is("grad", grad.shape, data.shape, "data")
+        self.data, self.grad = data, grad
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -94,6 +103,8 @@ class Backward:
             kind = type(grad_output).__name__
             wanted = "on cuda, as the output is" if self._device == "cuda" else "a numpy.ndarray"
             raise TypeError(f"grad_output must be {wanted}, got {kind}")
+        if self._device == "cpu":
+            checks.plain("grad_output", grad_output)
         if grad_output.shape != self._shape:
             raise ValueError(
                 f"grad_output has shape {grad_output.shape} but the output has {self._shape}"

@@ -140,8 +140,10 @@ class Sequential(Layer):
     def __iter__(self) -> Iterator[Layer]:
         return iter(self._layers.values())
 
-    def __getitem__(self, key: int | str) -> Layer:
-        """Return a layer by its position or its name."""
+    def __getitem__(self, key: int | str | slice) -> Layer:
+        """Return a layer by its position or its name; a slice is a net of the same layers."""
+        if isinstance(key, slice):
+            return Sequential(dict(list(self._layers.items())[key]))
         return self._layers[key] if isinstance(key, str) else list(self._layers.values())[key]
 
     def __repr__(self) -> str:

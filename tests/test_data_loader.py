@@ -168,8 +168,10 @@ def test_a_transform_of_another_result_is_an_error(transform, error, message):
         (lambda: Loader(numbered(4), 2).epoch(0, 3), ValueError, r"at most 2 \(batches\), not 3"),
         (lambda: Loader(numbered(4), 2).epoch(0, -1), ValueError, "-1"),
         (lambda: Loader(numbered(4), 2).epoch("0"), TypeError, "must be an integer, got"),
+        (lambda: Loader([1, 2], 2), TypeError, "dataset must be an ImageDataset, got list"),
+        (lambda: Loader(numbered(4), 2, transform=5), TypeError, "transform must be .*, got 5"),
     ],
 )
-def test_bad_numbers_are_refused_at_once(use, error, message):
+def test_bad_arguments_are_refused_at_once(use, error, message):
     with pytest.raises(error, match=message):
         use()

@@ -84,6 +84,9 @@ VALUE_ERRORS: list[tuple[Callable[[], Any], list[Any]]] = [
     (lambda: F.max_pool2d(X, 3, padding=2), ["padding 2", "kernel_size 3"]),
     (lambda: F.avg_pool2d(X, 3, -1), ["stride", "-1"]),
     (lambda: F.im2col(X, 3, stride=-1), ["stride", "-1"]),
+    (lambda: F.conv2d(X, W, padding=2**31), ["padded input", "2**36", "padding 2147483648"]),
+    (lambda: F.conv2d(X, W, padding=2**24, dilation=2**24), ["2**36", "dilation 16777216"]),
+    (lambda: F.conv_transpose2d(X, TW, stride=2**20), ["output", "2**36", "stride 1048576"]),
     # gradients that do not fit
     (lambda: F.conv2d_input_grad(DY, W, (2, 4, 8, 9)), ["(2, 6, 7, 7)", "(2, 6, 6, 7)"]),
     (lambda: F.conv2d_input_grad(DY, W, (3, 4, 9, 9)), ["(2, 6, 7, 7)", "(3, 6, 7, 7)"]),
@@ -135,6 +138,8 @@ VALUE_ERRORS: list[tuple[Callable[[], Any], list[Any]]] = [
     (lambda: F.adam_step(f32(6), B, f32(6), f32(6), 0, 0.1, 0.9, 0.9, 0.1, 0.0), ["step", "0"]),
     (lambda: F.sgd_step(B, f32(5), None, True, 0.1), ["(5,)", "(6,)"]),
     (lambda: F.sgd_step(f32(6), B, None, True, 0.1, 0.9), ["0.9", "None"]),
+    (lambda: F.sgd_step(B, B, None, True, 0.1, nesterov=True), ["nesterov", "momentum 0.0"]),
+    (lambda: F.sgd_step(B, B, f32(6), True, 0.1, 0.9, 0.5, 0.0, True), ["nesterov", "0.5"]),
 ]
 
 # What no other device looks at: it would mean waiting; and what only NumPy's arrays can be.
@@ -198,6 +203,7 @@ TYPE_ERRORS: list[tuple[Callable[[], Any], list[Any]]] = [
     (lambda: F.cross_entropy(LDY.astype(int), LABELS), ["logits", "int64"]),
     (lambda: F.cross_entropy(LDY, LABELS, "0.1"), ["label_smoothing", "0.1"]),
     (lambda: F.adam_step(B, B.astype(float), B, B, 1, 0.1, 0.9, 0.9, 0.1, 0.0), ["grad"]),
+    (lambda: F.adam_step(B, B, B, B, 1.5, 0.1, 0.9, 0.9, 0.1, 0.0), ["step", "1.5"]),
     (lambda: F.sgd_step(B, B, [0.0] * 6, True, 0.1, 0.9), ["momentum_buffer", "list"]),
 ]
 

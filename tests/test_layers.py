@@ -221,6 +221,10 @@ def test_parameter() -> None:
     assert repr(parameter) == "Parameter(shape=(2, 3), dtype=float64)"
     with pytest.raises(TypeError, match="int64"):
         Parameter(np.ones(3, np.int64))
+    with pytest.raises(ValueError, match=r"grad has shape \(3,\) but data asks for \(2,\)"):
+        Parameter(np.ones(2), np.zeros(3))
+    with pytest.raises(TypeError, match="data and grad must have one dtype, got float64 and fl"):
+        Parameter(np.ones(2), np.zeros(2, np.float32))
 
 
 def test_layers_say_what_they_are() -> None:
@@ -235,6 +239,17 @@ def test_a_gradient_that_is_no_array_is_refused() -> None:
     y, backward = ReLU().forward(np.ones((2, 3), np.float32))
     with pytest.raises(TypeError, match="grad_output must be a numpy.ndarray, got list"):
         backward(y.tolist())
+    with pytest.raises(TypeError, match="grad_output must be a numpy.ndarray, got MaskedArray"):
+        backward(np.ma.masked_array(y, y > 0))
+    assert backward(y).shape == y.shape, "the right one is still taken"
+
+
+def test_flatten_refuses_what_has_no_batch_or_nothing_to_flatten() -> None:
+    for shape in ((), (3,)):
+        with pytest.raises(ValueError, match="Flatten needs 2 axes or more"):
+            Flatten()(np.ones(shape))
+    with pytest.raises(TypeError, match="x must be a numpy.ndarray, got list"):
+        Flatten()([[1.0]])
 
 
 def test_repr_of_a_deconvolution_has_its_output_padding() -> None:

@@ -45,3 +45,5 @@ def test_bad_targets_are_refused(target: np.ndarray, error: type, message: str) 
 def test_bad_smoothing_is_refused(smoothing: float) -> None:
     with pytest.raises(ValueError, match=f"label_smoothing.*{smoothing}"):
         CrossEntropyLoss(smoothing)
+    with pytest.raises(TypeError, match="label_smoothing must be a number, got 'a'"):
+        CrossEntropyLoss("a")

@@ -139,6 +139,11 @@ def _damage(state: dict[str, Any], how: str) -> dict[str, Any]:
         entry["exp_avg_sq"][0] = np.nan
     elif how == "steps":
         entry["step"] = 9
+    elif how == "half":
+        state["state"] = {i: {**each, "step": 1.5} for i, each in state["state"].items()}
+    elif how == "uncounted":
+        for each in state["state"].values():
+            del each["step"]
     elif how == "count":
         state["param_groups"][0]["params"] = [0]
     elif how == "option":
@@ -159,7 +164,9 @@ def _damage(state: dict[str, Any], how: str) -> dict[str, Any]:
         ("shape", r"exp_avg of parameter 1 has shape \(6,\) but \(5,\)"),
         ("dtype", "exp_avg of parameter 1 is float32 but float64"),
         ("nan", "exp_avg_sq of parameter 1 .*not finite"),
-        ("steps", r"\[1, 9\]"),
+        ("steps", r"\[1\.0, 9\.0\]"),
+        ("half", r"\[1\.5\]"),
+        ("uncounted", r"steps \[-1\.0\] \(-1 for none\)"),
         ("count", r"\[1\] parameters, not one group of 2"),
         ("option", "amsgrad"),
         ("lacking", "lacks.*eps"),

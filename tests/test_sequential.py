@@ -143,6 +143,12 @@ def test_names_positions_and_length() -> None:
     assert repr(Sequential(relu)) == "Sequential(\n  0: ReLU()\n)"
 
 
+def test_a_slice_is_a_net_of_the_same_layers() -> None:
+    net = Sequential({"conv": Conv2d(2, 3, 3, rng=0), "relu": ReLU(), "flat": Flatten()})
+    assert isinstance(net[1:], Sequential) and list(net[1:].children()) == ["relu", "flat"]
+    assert list(net[:-1]) == [net["conv"], net["relu"]] and len(net[3:]) == 0
+
+
 def test_an_empty_net_is_the_identity() -> None:
     x = np.ones((2, 3))
     y, backward = Sequential().forward(x)

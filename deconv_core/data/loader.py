@@ -40,8 +40,8 @@ class Loader:
     ValueError
         For a batch size below 1 or a negative seed.
     TypeError
-        For numbers that are not integers, and while iterating, when ``transform`` returns
-        something else than a float32 batch.
+        For another ``dataset``, numbers that are not integers, a ``transform`` that cannot be
+        called, and while iterating, when it returns something else than a float32 batch.
 
     Examples
     --------
@@ -65,6 +65,10 @@ class Loader:
         drop_last: bool = False,
         transform: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
     ) -> None:
+        if not isinstance(dataset, ImageDataset):
+            raise TypeError(f"dataset must be an ImageDataset, got {type(dataset).__name__}")
+        if not (transform is None or callable(transform)):
+            raise TypeError(f"transform must be callable, got {transform!r}")
         self.dataset = dataset
         self.batch_size = integer("batch_size", batch_size, least=1)
         self.shuffle = shuffle

@@ -19,7 +19,7 @@ _FLOATS = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
 _DEFAULT: dict[str, str] = {}
 
 
-def _plain(name: str, array: Any) -> None:
+def plain(name: str, array: Any) -> None:
     """Raise TypeError unless `array` is a NumPy array, and none whose class means more."""
     if not isinstance(array, np.ndarray) or isinstance(array, (np.ma.MaskedArray, np.matrix)):
         raise TypeError(f"{name} must be a numpy.ndarray, got {type(array).__name__}")
@@ -35,7 +35,7 @@ def floats(**arrays: Any) -> Any:
         if type(array) is not np.ndarray:
             if any(device.of(other) == "cuda" for other in arrays.values()):
                 return _on_cuda(arrays)
-            _plain(name, array)
+            plain(name, array)
         dtype = array.dtype
         if dtype not in _FLOATS:
             raise TypeError(f"{name} must be float32 or float64 (native), got {dtype!r}")
@@ -87,7 +87,7 @@ def int64(name: str, array: Any, like: str, other: Any) -> None:
     if device.of(other) == "cuda" or device.of(array) == "cuda":
         _together({like: other, name: array})
     else:
-        _plain(name, array)
+        plain(name, array)
     if array.dtype != np.int64 or not array.dtype.isnative:
         raise TypeError(f"{name} must be int64, got {array.dtype!r}")
 
@@ -205,6 +205,15 @@ def fraction(name: str, value: Any) -> float:
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must be between 0 and 1, got {value}")
     return float(value)
+
+
+def nesterov_options(nesterov: bool, momentum: float, dampening: float) -> None:
+    """Raise ValueError where Nesterov's momentum is wanted without momentum, or with dampening."""
+    if nesterov and (not momentum or dampening):
+        raise ValueError(
+            f"nesterov needs momentum above 0 and dampening 0, got momentum {momentum} and "
+            f"dampening {dampening}"
+        )
 
 
 def updatable(**arrays: Any) -> Any:

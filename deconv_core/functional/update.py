@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from deconv_core.arguments import integer
+
 from . import checks
 
 Array = np.ndarray[Any, Any]
@@ -35,8 +37,7 @@ def adam_step(
     0.9
     """
     kernels = checks.updatable(param=param, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
-    if step < 1:
-        raise ValueError(f"step counts from 1, got {step}")
+    integer("step", step, least=1)
     for name, beta in (("beta1", beta1), ("beta2", beta2)):
         if checks.fraction(name, beta) == 1:
             raise ValueError(f"{name} must be below 1, got {beta}")
@@ -71,6 +72,7 @@ def sgd_step(
     if (momentum_buffer is None) != (momentum == 0):
         given = "None" if momentum_buffer is None else "an array"
         raise ValueError(f"momentum is {momentum} but momentum_buffer is {given}")
+    checks.nesterov_options(nesterov, momentum, dampening)
     kernels.sgd_step(
         param, grad, momentum_buffer, first_step, lr, momentum, dampening, weight_decay, nesterov
     )
