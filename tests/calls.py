@@ -248,7 +248,7 @@ def register(wherever_possible: bool) -> None:
     multiply(False)
     batch(False)
     amxplan.MATRIX_SHARE = 1e9 if wherever_possible else 0
-    amxplan.MATRIX_TERMS, amxplan.MATRIX_PHASES, amxplan.SHARED_MACS = 0, 1 << 20, 0
+    amxplan.MATRIX_TERMS, amxplan.MATRIX_PHASES, amxplan.MATRIX_MACS = 0, 1 << 20, 0
     amxplan.MATRIX_TASKS = 0
     choose_again()
 
@@ -257,7 +257,7 @@ def choose_as_usual() -> None:
     """Let kernels be chosen by what pays."""
     tile(False)
     amxplan.MATRIX_SHARE, amxplan.MATRIX_TERMS = config.MATRIX_SHARE, config.MATRIX_TERMS
-    amxplan.MATRIX_PHASES, amxplan.SHARED_MACS = config.MATRIX_PHASES, config.SHARED_MACS
+    amxplan.MATRIX_PHASES, amxplan.MATRIX_MACS = config.MATRIX_PHASES, config.MATRIX_MACS
     amxplan.MATRIX_TASKS = config.MATRIX_TASKS
     gemmplan.GEMM_SHARE, gemmplan.SHARED_MACS = config.GEMM_SHARE, config.SHARED_MACS
     wideplan.WIDE_SHARE, wideplan.SHARED_MACS = config.WIDE_SHARE, config.SHARED_MACS

@@ -98,6 +98,7 @@ def test_numbers_are_the_sums_of_their_parts() -> None:
         ((1, 3, 224, 224), (64, 3, 7, 7), {"stride": 2, "padding": 3}, [False, False]),
         ((16, 64, 56, 56), (256, 64, 1, 1), {}, [False, True]),
         ((1, 64, 56, 56), (256, 64, 1, 1), {}, [False, False]),  # too few tasks
+        ((1, 64, 63, 63), (128, 64, 3, 3), {"stride": 2, "padding": 1}, [False, False]),  # small
     ],
 )
 def test_long_sums_are_made_by_matrix_registers(

@@ -11,13 +11,13 @@ from .blocking import Pass, cuts, line_stride
 from .config import (
     MATRIX,
     MATRIX_BYTES,
+    MATRIX_MACS,
     MATRIX_PHASES,
     MATRIX_POSITIONS,
     MATRIX_SHARE,
     MATRIX_TASKS,
     MATRIX_TERMS,
     PANEL_BYTES,
-    SHARED_MACS,
 )
 from .gemmplan import made_by_spread
 from .plan import Plan, finish, least_blocks, pass_numbers, spread_plan
@@ -84,12 +84,15 @@ def _made(plan: Plan) -> int:
 
 def amx_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Plan | None:
     """Plan a forward pass or, with `adjoint`, an input gradient; None if another is cheaper."""
-    if not MATRIX or itemsize != 4 or geometry.macs < SHARED_MACS:
+    if not MATRIX or itemsize != 4:
         return None
     direct = spread_plan(geometry, adjoint, itemsize)
     p = direct.numbers[0]
-    terms = p["source_channels"] * p["kernel"] // (p["write_stride_h"] * p["write_stride_w"])
-    if terms < MATRIX_TERMS or len(direct.read_h) * len(direct.read_w) > MATRIX_PHASES:
+    written = p["write_stride_h"] * p["write_stride_w"]
+    terms = p["source_channels"] * p["kernel"] // written
+    if terms < MATRIX_TERMS or geometry.macs < written * MATRIX_MACS:
+        return None
+    if len(direct.read_h) * len(direct.read_w) > MATRIX_PHASES:
         return None
     plan = cut_amx(geometry, adjoint)
     tasks = len(plan.units) * int(plan.numbers["blocks"][0])

@@ -157,7 +157,8 @@ CAREFUL_MACS = 1 << 24  # in passes of so many multiply-adds
 # Matrix registers may make so many times the direct products of vectors,
 MATRIX_SHARE = 1.1
 MATRIX_TERMS = 96  # if a result is a sum of at least so many products, as moving it costs as well,
-MATRIX_PHASES = 1  # and a source has at most so many phases: with more, blocks become small
+MATRIX_MACS = 1 << 25  # and each of its phases takes so many; below, they gain little,
+MATRIX_PHASES = 1  # and the source has at most so many phases: with more, blocks become small
 # Of a block that they multiply: its source's bytes, and its positions, at least and at most.
 MATRIX_BYTES = 3 << 18
 MATRIX_POSITIONS = 128, 1024
