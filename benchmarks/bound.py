@@ -26,8 +26,8 @@ import kernels
 import numpy as np
 from ratios import geometric_mean
 
-from deconv_core.cpu.depthplan import is_depthwise
-from deconv_core.cpu.tiling import fit_tiles
+from deconv_core.cpu.depthwise.depthplan import is_depthwise
+from deconv_core.cpu.winograd.tiling import fit_tiles
 from deconv_core.geometry import ConvGeometry
 from deconv_core.sweep import Sweep, forward_sweep
 

@@ -19,19 +19,23 @@ from unittest import mock
 import numba
 import numpy as np
 
-from deconv_core.cpu import batchplan, conv, gemmplan, linear, tasks, tilegradplan
-from deconv_core.cpu.amx import DEPTH, SIDE
-from deconv_core.cpu.amxpass import run_amx
-from deconv_core.cpu.batchgradplan import BatchDotPlan, BatchGradPlan
-from deconv_core.cpu.batchplan import BatchPlan
-from deconv_core.cpu.blocking import covered
+from deconv_core.cpu import conv
+from deconv_core.cpu.amx.amxpass import run_amx
+from deconv_core.cpu.amx.blend import DEPTH, SIDE
+from deconv_core.cpu.batch import batchplan
+from deconv_core.cpu.batch.batchgradplan import BatchDotPlan, BatchGradPlan
+from deconv_core.cpu.batch.batchplan import BatchPlan
 from deconv_core.cpu.config import MACHINE
 from deconv_core.cpu.conv import choose, choose_grad
-from deconv_core.cpu.gemmplan import GemmPlan
-from deconv_core.cpu.plan import Plan
-from deconv_core.cpu.tilegradplan import TileGradPlan
-from deconv_core.cpu.tilepassplan import TilePlan
-from deconv_core.cpu.wideplan import WidePlan
+from deconv_core.cpu.matrices import gemmplan, linear
+from deconv_core.cpu.matrices.gemmplan import GemmPlan
+from deconv_core.cpu.matrices.wideplan import WidePlan
+from deconv_core.cpu.positions.blocking import covered
+from deconv_core.cpu.positions.plan import Plan
+from deconv_core.cpu.runtime import tasks
+from deconv_core.cpu.winograd import tilegradplan
+from deconv_core.cpu.winograd.tilegradplan import TileGradPlan
+from deconv_core.cpu.winograd.tilepassplan import TilePlan
 from deconv_core.geometry import ConvGeometry, ceil_div
 
 share_parts = numba.njit(

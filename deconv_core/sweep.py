@@ -164,7 +164,7 @@ def folded(sweep: Sweep) -> Sweep:
 
 
 def winograd_sweep(sweep: Sweep, results: int) -> Sweep:
-    """Return the pass by tiles of `results` positions, for ``5 - results`` taps (cpu/winograd.py).
+    """Return the pass by tiles of `results` positions, for ``5 - results`` taps (cpu/winograd).
 
     A position is a tile: it reads four elements of each read phase, from ``results * q`` on, and
     gives `results` positions of each write phase. The phases of the tiles, read and written, are

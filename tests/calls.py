@@ -9,19 +9,12 @@ import numpy as np
 
 from deconv_core import functional as F
 from deconv_core import geometry
-from deconv_core.cpu import (
-    amxplan,
-    batchgradplan,
-    batchplan,
-    config,
-    conv,
-    gemmplan,
-    matrix,
-    plan,
-    tilegradplan,
-    tilepassplan,
-    wideplan,
-)
+from deconv_core.cpu import config, conv
+from deconv_core.cpu.amx import amxplan
+from deconv_core.cpu.batch import batchgradplan, batchplan
+from deconv_core.cpu.matrices import gemmplan, matrix, wideplan
+from deconv_core.cpu.positions import plan
+from deconv_core.cpu.winograd import tilegradplan, tilepassplan
 
 Call = tuple[str, Callable[..., Any], list[np.ndarray], list[Any], dict[str, Any]]
 

@@ -13,22 +13,15 @@ from scripts import load
 
 from deconv_core import functional as F
 from deconv_core import geometry, reference
-from deconv_core.cpu import (
-    batchgrad,
-    batchwise,
-    conv,
-    dot,
-    gemm,
-    gemmgrad,
-    spread,
-    tile,
-    tilegrad,
-    tilepass,
-    widegrad,
-)
-from deconv_core.cpu.amxpass import run_amx
-from deconv_core.cpu.amxplan import cut_amx
+from deconv_core.cpu import conv
+from deconv_core.cpu.amx.amxpass import run_amx
+from deconv_core.cpu.amx.amxplan import cut_amx
+from deconv_core.cpu.batch import batchgrad, batchwise
 from deconv_core.cpu.config import MACHINE
+from deconv_core.cpu.matrices import gemm, gemmgrad, widegrad
+from deconv_core.cpu.positions import dot, spread
+from deconv_core.cpu.vectors import tile
+from deconv_core.cpu.winograd import tilegrad, tilepass
 
 
 def close(ours: Any, expected: Any) -> None:

@@ -14,8 +14,9 @@ from test_functional_gemm import check_convolution, check_transposed_convolution
 
 from deconv_core import functional as F
 from deconv_core import geometry
-from deconv_core.cpu import amx, config
-from deconv_core.cpu.amxpass import run_amx
+from deconv_core.cpu import config
+from deconv_core.cpu.amx import blend
+from deconv_core.cpu.amx.amxpass import run_amx
 from deconv_core.cpu.conv import choose
 
 pytestmark = [
@@ -82,7 +83,7 @@ def test_numbers_are_the_sums_of_their_parts() -> None:
         np.testing.assert_array_equal(F.conv2d(x, eye), x)
     finally:
         calls.choose_as_usual()
-    parts = amx._parts(numbers)
+    parts = blend._parts(numbers)
     assert all((part.view(np.int32) & 0xFFFF == 0).all() for part in parts)
     np.testing.assert_array_equal(np.sum(parts, 0, np.float64), numbers)
 

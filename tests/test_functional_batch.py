@@ -13,9 +13,10 @@ from support import ConvCase, conv_cases, transposed_cases
 from test_functional_gemm import check_convolution, check_transposed_convolution
 
 from deconv_core import geometry
-from deconv_core.cpu import batchgradplan, batchplan, config
-from deconv_core.cpu.batchgradplan import BatchDotPlan, BatchGradPlan, batch_grad_plan
-from deconv_core.cpu.batchplan import BatchPlan, batch_plan
+from deconv_core.cpu import config
+from deconv_core.cpu.batch import batchgradplan, batchplan
+from deconv_core.cpu.batch.batchgradplan import BatchDotPlan, BatchGradPlan, batch_grad_plan
+from deconv_core.cpu.batch.batchplan import BatchPlan, batch_plan
 from deconv_core.cpu.conv import choose, choose_grad
 
 pytestmark = pytest.mark.usefixtures("junk")

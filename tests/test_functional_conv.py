@@ -14,7 +14,7 @@ from support import ConvCase, assert_close, call, conv_cases
 
 from deconv_core import functional as F
 from deconv_core import geometry
-from deconv_core.cpu.plan import dot_plan, spread_plan
+from deconv_core.cpu.positions.plan import dot_plan, spread_plan
 
 pytestmark = pytest.mark.usefixtures("junk")
 

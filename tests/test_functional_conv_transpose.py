@@ -15,7 +15,7 @@ from support import ConvCase, assert_close, call, transposed_cases
 from deconv_core import functional as F
 from deconv_core import geometry
 from deconv_core.cpu.config import MACHINE
-from deconv_core.cpu.plan import spread_plan
+from deconv_core.cpu.positions.plan import spread_plan
 
 pytestmark = pytest.mark.usefixtures("junk")
 

@@ -15,12 +15,12 @@ from deconv_core import functional as F
 from deconv_core import geometry, reference
 from deconv_core.cpu import config
 from deconv_core.cpu.conv import choose, choose_grad
-from deconv_core.cpu.gemm import run_gemm
-from deconv_core.cpu.gemmgrad import run_gemm_grad
-from deconv_core.cpu.gemmplan import gemm_plan
-from deconv_core.cpu.matrix import is_matrix
-from deconv_core.cpu.widegrad import run_wide_grad
-from deconv_core.cpu.wideplan import wide_plan
+from deconv_core.cpu.matrices.gemm import run_gemm
+from deconv_core.cpu.matrices.gemmgrad import run_gemm_grad
+from deconv_core.cpu.matrices.gemmplan import gemm_plan
+from deconv_core.cpu.matrices.matrix import is_matrix
+from deconv_core.cpu.matrices.widegrad import run_wide_grad
+from deconv_core.cpu.matrices.wideplan import wide_plan
 
 pytestmark = pytest.mark.usefixtures("junk")
 SETTINGS = settings(

@@ -16,7 +16,7 @@ from support import LAYOUTS, call, layout
 from deconv_core import functional as F
 from deconv_core import geometry, memory
 from deconv_core.cpu import config
-from deconv_core.cpu.plan import dot_plan, spread_plan
+from deconv_core.cpu.positions.plan import dot_plan, spread_plan
 
 
 def test_the_guard_does_bite() -> None:

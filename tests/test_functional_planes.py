@@ -15,7 +15,7 @@ from deconv_core import functional as F
 from deconv_core import geometry
 from deconv_core.cpu import config
 from deconv_core.cpu.conv import choose, choose_grad
-from deconv_core.cpu.planes import run_planes, run_planes_grad
+from deconv_core.cpu.depthwise.planes import run_planes, run_planes_grad
 
 pytestmark = pytest.mark.usefixtures("junk")
 SETTINGS = settings(

@@ -15,7 +15,7 @@ from deconv_core import functional as F
 from deconv_core import geometry
 from deconv_core.cpu import config
 from deconv_core.cpu.conv import choose
-from deconv_core.cpu.strips import run_strips
+from deconv_core.cpu.depthwise.strips import run_strips
 
 pytestmark = pytest.mark.usefixtures("junk")
 SETTINGS = settings(

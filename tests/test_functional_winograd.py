@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from deconv_core import functional as F
 from deconv_core import geometry
-from deconv_core.cpu import config, winograd
+from deconv_core.cpu import config
 from deconv_core.cpu.conv import choose, choose_grad
-from deconv_core.cpu.tiling import fit_tiles
+from deconv_core.cpu.winograd import transforms
+from deconv_core.cpu.winograd.tiling import fit_tiles
 from deconv_core.sweep import forward_sweep
 
 KERNEL = {  # G, by the number of results
@@ -68,10 +69,10 @@ def errors(
 @pytest.mark.parametrize("results", [2, 3])
 def test_the_transforms_are_winograds_identity(results: int) -> None:
     rng = np.random.default_rng(0)
-    taps, transform, result = 5 - results, KERNEL[results], np.array(winograd.RESULT[results])
+    taps, transform, result = 5 - results, KERNEL[results], np.array(transforms.RESULT[results])
     source, kernel, grad = (rng.standard_normal((n, n)) for n in (4, taps, results))
     windows = np.lib.stride_tricks.sliding_window_view(source, (taps, taps))
-    tile = np.array(winograd.SOURCE) @ source @ np.array(winograd.SOURCE).T
+    tile = np.array(transforms.SOURCE) @ source @ np.array(transforms.SOURCE).T
     products = tile * (transform @ kernel @ transform.T)
     sums = np.einsum("ijkl,kl->ij", windows, kernel)
     np.testing.assert_allclose(result @ products @ result.T, sums, atol=1e-13)

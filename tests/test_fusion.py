@@ -12,7 +12,7 @@ import deconv_core as dc
 from deconv_core import functional as F
 from deconv_core import geometry, sequential
 from deconv_core.cpu.conv import choose
-from deconv_core.cpu.tilepass import run_tile_pass
+from deconv_core.cpu.winograd.tilepass import run_tile_pass
 from deconv_core.fusion import Fused, fused
 
 RNG = np.random.default_rng(0)

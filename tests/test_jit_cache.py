@@ -12,7 +12,7 @@ import numba
 import pytest
 
 import deconv_core
-from deconv_core.cpu import jit
+from deconv_core.cpu.runtime import jit
 
 SCRIPT = """
 import sys
@@ -50,7 +50,7 @@ def test_compiled_once_announced_once_and_again_after_an_edit(
     cache = tmp_path / "cache"
     assert run(cache, package) == ["compiling"]
     assert run(cache, package) == []
-    with (package / "deconv_core/cpu/config.py").open("a") as file:
+    with (package / "deconv_core/cpu/vectors/rows.py").open("a") as file:
         file.write("# an edit in another file than the kernel's\n")
     assert run(cache, package) == ["compiling"]
     assert len(list(cache.rglob("elementwise._relu_forward*.nbc"))) == 1  # the stale entry is gone
@@ -125,8 +125,8 @@ def test_what_is_called_by_name_is_known_before_its_callers_are_loaded(
 
 OUTSIDE = """
 import numpy as np
-from deconv_core.cpu.jit import kernel
-from deconv_core.cpu.launch import launched, linked
+from deconv_core.cpu.runtime.jit import kernel
+from deconv_core.cpu.runtime.launch import launched, linked
 @linked
 @kernel
 def part(y):

@@ -10,8 +10,8 @@ import pytest
 from numba import config
 from numba.core.errors import TypingError
 
-from deconv_core.cpu.jit import entry, kernel
-from deconv_core.cpu.launch import launch, launched, linked
+from deconv_core.cpu.runtime.jit import entry, kernel
+from deconv_core.cpu.runtime.launch import launch, launched, linked
 
 PAIR = np.dtype([("low", np.int64), ("high", np.int64)])
 

@@ -13,8 +13,9 @@ import pytest
 
 from deconv_core import functional as F
 from deconv_core import geometry, memory
-from deconv_core.cpu import linking, tile
 from deconv_core.cpu.config import MACHINE, SUM_TERMS
+from deconv_core.cpu.runtime import linking
+from deconv_core.cpu.vectors import tile
 
 LANES, VECTORS = MACHINE.spread[0]
 POSITIONS = VECTORS * MACHINE.vector_bytes // 4

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deconv_core import functional as F
-from deconv_core.cpu import blocking, tasks
+from deconv_core.cpu.positions import blocking
+from deconv_core.cpu.runtime import tasks
 
 share = numba.njit(lambda worker, workers, count: tasks.share(worker, workers, count))
 share_parts = numba.njit(

@@ -1,7 +1,7 @@
 """The three convolution kernels: forward, input gradient (a transposed forward), weight gradient.
 
 Each is a plan and a pass that follows it, chosen once for a geometry: depthwise (strips.py,
-planes.py, depthwise.py), of few results (matrix.py), by Winograd's tiles (tilepass.py,
+planes.py, bands.py), of few results (matrix.py), by Winograd's tiles (tilepass.py,
 tilegrad.py), with images innermost (batchwise.py, batchgrad.py, batchdot.py) or by products of
 matrices (gemm.py, gemmgrad.py, widegrad.py) where these are cheaper, or by positions (spread.py,
 dot.py).
@@ -17,31 +17,31 @@ import numpy as np
 
 from ..geometry import ConvGeometry
 from ..memory import zeros
-from .amxpass import run_amx
-from .amxplan import amx_plan
-from .batchdot import run_batch_dot
-from .batchgrad import run_batch_grad
-from .batchgradplan import BatchGradPlan, batch_grad_plan
-from .batchplan import batch_plan
-from .batchwise import run_batchwise
-from .depthplan import is_depthwise, plane_dot_plan, plane_plan
-from .depthwise import run_bands, run_chunks
-from .dot import run_dot
+from .amx.amxpass import run_amx
+from .amx.amxplan import amx_plan
+from .batch.batchdot import run_batch_dot
+from .batch.batchgrad import run_batch_grad
+from .batch.batchgradplan import BatchGradPlan, batch_grad_plan
+from .batch.batchplan import batch_plan
+from .batch.batchwise import run_batchwise
+from .depthwise.bands import run_bands, run_chunks
+from .depthwise.depthplan import is_depthwise, plane_dot_plan, plane_plan
+from .depthwise.planes import is_narrow, planes_grad_plan, planes_plan, run_planes, run_planes_grad
+from .depthwise.strips import is_strips, run_strips, strips_plan
 from .elementwise import relu_backward, relu_forward
-from .gemm import run_gemm
-from .gemmgrad import run_gemm_grad
-from .gemmplan import gemm_grad_plan, gemm_plan
-from .matrix import is_matrix, matrix_forward, matrix_input_grad, matrix_weight_grad
-from .plan import dot_plan, spread_plan
-from .planes import is_narrow, planes_grad_plan, planes_plan, run_planes, run_planes_grad
-from .spread import run_spread
-from .strips import is_strips, run_strips, strips_plan
-from .tilegrad import run_tile_grad
-from .tilegradplan import tile_grad_plan
-from .tilepass import run_tile_pass
-from .tilepassplan import tile_plan
-from .widegrad import run_wide_grad
-from .wideplan import wide_plan
+from .matrices.gemm import run_gemm
+from .matrices.gemmgrad import run_gemm_grad
+from .matrices.gemmplan import gemm_grad_plan, gemm_plan
+from .matrices.matrix import is_matrix, matrix_forward, matrix_input_grad, matrix_weight_grad
+from .matrices.widegrad import run_wide_grad
+from .matrices.wideplan import wide_plan
+from .positions.dot import run_dot
+from .positions.plan import dot_plan, spread_plan
+from .positions.spread import run_spread
+from .winograd.tilegrad import run_tile_grad
+from .winograd.tilegradplan import tile_grad_plan
+from .winograd.tilepass import run_tile_pass
+from .winograd.tilepassplan import tile_plan
 
 Choice = tuple[Callable[..., np.ndarray], Any]
 

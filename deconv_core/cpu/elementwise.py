@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from ..memory import empty
-from .arrays import flat
-from .jit import kernel
-from .launch import launched
-from .tasks import count_sharers, count_workers, share, share_elements
+from .runtime.arrays import flat
+from .runtime.jit import kernel
+from .runtime.launch import launched
+from .runtime.tasks import count_sharers, count_workers, share, share_elements
 
 
 @launched

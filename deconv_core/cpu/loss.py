@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from ..memory import empty
-from .arrays import flat
-from .jit import entry
+from .runtime.arrays import flat
+from .runtime.jit import entry
 
 
 @entry

@@ -6,10 +6,10 @@ import numpy as np
 
 from ..geometry import Axis
 from ..memory import empty
-from .arrays import flat
-from .jit import kernel
-from .launch import launched
-from .tasks import count_workers, share
+from .runtime.arrays import flat
+from .runtime.jit import kernel
+from .runtime.launch import launched
+from .runtime.tasks import count_workers, share
 
 
 @kernel

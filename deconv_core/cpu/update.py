@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from .arrays import flat
-from .launch import launched
-from .tasks import count_sharers, share_elements
+from .runtime.arrays import flat
+from .runtime.launch import launched
+from .runtime.tasks import count_sharers, share_elements
 
 
 @launched

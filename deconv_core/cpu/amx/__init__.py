@@ -1,0 +1,1 @@
+"""Passes by matrix registers, where the processor has them."""

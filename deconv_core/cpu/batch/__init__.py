@@ -1,0 +1,1 @@
+"""Passes over many small pictures, images innermost."""

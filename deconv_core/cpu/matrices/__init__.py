@@ -1,0 +1,1 @@
+"""Passes that are products of matrices, fully connected layers, and the columns of im2col."""

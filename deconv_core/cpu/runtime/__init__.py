@@ -1,0 +1,1 @@
+"""Compiling kernels, linking them, running them on all threads, and sharing tasks out."""

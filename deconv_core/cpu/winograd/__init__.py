@@ -1,0 +1,1 @@
+"""Passes by Winograd's tiles, with fewer multiply-adds."""
