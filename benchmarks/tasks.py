@@ -30,6 +30,7 @@ from deconv_core.cpu.conv import choose, choose_grad
 from deconv_core.cpu.matrices import gemmplan, linear
 from deconv_core.cpu.matrices.gemmplan import GemmPlan
 from deconv_core.cpu.matrices.wideplan import WidePlan
+from deconv_core.cpu.positions import made
 from deconv_core.cpu.positions.blocking import covered
 from deconv_core.cpu.positions.plan import Plan
 from deconv_core.cpu.runtime import tasks
@@ -106,7 +107,7 @@ def spread_loads(plan: Plan, itemsize: int) -> tuple[int, ...]:
 def dot_loads(plan: Plan, itemsize: int) -> tuple[int, ...]:
     """Return the multiply-adds of a weight gradient's tasks."""
     p, width = plan.numbers[0], MACHINE.vector_bytes // itemsize
-    units = gemmplan.unit_products(plan.numbers, plan.units)
+    units = made.unit_products(plan.numbers, plan.units)
     chunks, lengths = (
         int(p["chunks"]),
         [sum(ceil_div(n, width) * width for n in run) for run in plan.runs(1)],
@@ -159,7 +160,7 @@ def _of_batch_dots(geometry: ConvGeometry, plan: BatchDotPlan) -> Launch:
     p = plan.numbers[0]
     chunks, each = int(p["chunks"]), int(p["rows"] * p["positions"])
     ends = [chunk * int(p["blocks"]) // chunks for chunk in range(chunks + 1)]
-    units = [unit * each for unit in gemmplan.unit_products(plan.numbers, plan.units)]
+    units = [unit * each for unit in made.unit_products(plan.numbers, plan.units)]
     loads = tuple((b - a) * unit for a, b in pairwise(ends) for unit in units)
     cut = f"{chunks} chunks x {len(units)} tiles of channels"
     return Launch("weight gradient", geometry, loads, cut, plan.workers)

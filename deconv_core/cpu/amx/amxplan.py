@@ -17,8 +17,8 @@ from ..config import (
     MATRIX_TERMS,
     PANEL_BYTES,
 )
-from ..matrices.gemmplan import made_by_spread
 from ..positions.blocking import Pass, cuts, line_stride
+from ..positions.made import made_by_spread
 from ..positions.plan import Plan, finish, least_blocks, pass_numbers, spread_plan
 from .blend import DEPTH, PARTS, SIDE, STEP, TILES
 

@@ -27,8 +27,9 @@ from ..config import (
     SUMMED_COST,
     SUMS_COST,
 )
-from ..matrices.gemmplan import gemm_grad_plan, made_by_dot, unit_products, workers_for
+from ..matrices.gemmplan import gemm_grad_plan, workers_for
 from ..positions.blocking import line_stride
+from ..positions.made import made_by_dot, unit_products
 from ..positions.plan import Plan, dot_plan, record, sweep_numbers, tap_tables
 from .batchplan import (
     LANES,

@@ -30,8 +30,9 @@ from ..config import (
     TABLE_PIXELS,
     TRANSPOSE_COST,
 )
-from ..matrices.gemmplan import gemm_plan, made_by_spread, workers_for
+from ..matrices.gemmplan import gemm_plan, workers_for
 from ..positions.blocking import covered, line_stride, tiles
+from ..positions.made import made_by_spread
 from ..positions.plan import record, spread_plan, sweep_numbers, tap_tables
 
 LANES, VECTORS = MACHINE.spread[0]  # of the tile with the most lanes

@@ -9,9 +9,7 @@ tiles, wherever pictures and rows end.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 
@@ -32,13 +30,12 @@ from ..config import (
     SHARED_MACS,
     SOURCE_COST,
     STREAM_COST,
-    SUMS_COST,
     WEIGHT_COST,
     WORKER_MACS,
 )
-from ..positions.blocking import covered, covered_streams, line_stride
+from ..positions.blocking import cut_units, line_stride
+from ..positions.made import made_by_dot, made_by_spread
 from ..positions.plan import (
-    Plan,
     dot_plan,
     pass_terms,
     record,
@@ -117,43 +114,6 @@ def _packed_size(images: int, layout: dict[str, int], itemsize: int) -> int:
 def _phases(rows: Sweep, columns: Sweep) -> tuple[np.ndarray, np.ndarray]:
     """Return a plan's read_h and read_w."""
     return np.array(rows.read_phases, np.int64), np.array(columns.read_phases, np.int64)
-
-
-def unit_products(numbers: np.ndarray, units: np.ndarray) -> list[int]:
-    """Return the products that `dot`'s tiles make of a position, for each unit of a plan."""
-    streams = int(numbers["source_channels"][0] * numbers["kernel"][0])
-    tiles = [(int(unit[2]), int(unit[4])) for unit in units]
-    return [lanes * covered_streams(streams, lanes, across) for lanes, across in tiles]
-
-
-def made_by_dot(plan: Plan) -> float:
-    """Return the products that a weight gradient's tiles make; their last sums cost some, too."""
-    each, width = (
-        sum(unit_products(plan.numbers, plan.units)),
-        MACHINE.vector_bytes // plan.itemsize,
-    )
-    lengths = Counter(chain.from_iterable(plan.runs(1)))
-    vectors = sum(times * ceil_div(n, width) for n, times in lengths.items())
-    vectors += SUMS_COST * sum(map(len, plan.runs()))
-    return float(each * width * vectors)
-
-
-def made_by_spread(plan: Plan) -> int:
-    """Return the products that the register tiles of another plan make."""
-    each = plan.numbers[0]["source_channels"] * len(plan.taps)
-    width = MACHINE.vector_bytes // plan.itemsize
-    tiles = Counter((int(unit[2]), int(unit[4])) for unit in plan.units)
-    return int(each) * sum(
-        times * count * lanes * covered(length, lanes, vectors, width)
-        for length, times in Counter(chain.from_iterable(plan.runs())).items()
-        for (lanes, vectors), count in tiles.items()
-    )
-
-
-def cut_units(groups: int, count: int, block: int) -> np.ndarray:
-    """Cut `count` channels (or columns) of each group into blocks: group, first, how many."""
-    cut = [(first, min(block, count - first)) for first in range(0, count, block)]
-    return np.array([(group, *part) for group in range(groups) for part in cut], np.int64)
 
 
 def workers_for(geometry: ConvGeometry, tasks: int) -> int:

@@ -22,8 +22,9 @@ from ..config import (
     WIDE_TERMS,
 )
 from ..positions.blocking import covered, line_stride
+from ..positions.made import made_by_dot
 from ..positions.plan import dot_plan, record, sweep_numbers
-from .gemmplan import LANES, VECTORS, made_by_dot, workers_for
+from .gemmplan import LANES, VECTORS, workers_for
 
 
 @dataclass(frozen=True)

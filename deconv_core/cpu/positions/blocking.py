@@ -17,6 +17,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ...geometry import ceil_div
 from ...sweep import Sweep
 from ..config import (
@@ -100,6 +102,12 @@ def tiles(lanes: int, table: tuple[tuple[int, int], ...]) -> list[tuple[int, int
         tiles.append((first, count, across))
         first += count
     return tiles
+
+
+def cut_units(groups: int, count: int, block: int) -> np.ndarray:
+    """Cut `count` channels (or columns) of each group into blocks: group, first, how many."""
+    cut = [(first, min(block, count - first)) for first in range(0, count, block)]
+    return np.array([(group, *part) for group in range(groups) for part in cut], np.int64)
 
 
 def covered(length: int, lanes: int, vectors: int, width: int) -> int:

@@ -28,8 +28,7 @@ from ..config import (
     TILED_SUM,
     TILED_WEIGHT,
 )
-from ..matrices.gemmplan import cut_units
-from ..positions.blocking import line_stride
+from ..positions.blocking import cut_units, line_stride
 from ..positions.plan import most_workers, record, sweep_numbers, tap_tables
 from .tiling import Tiling, fit_tiles, products, result_cost, source_cost
 
