@@ -216,8 +216,9 @@ def the_rest(rng: np.random.Generator) -> None:
     ours, theirs = [[abs(a).copy() for a in (x, x, x, x)] for _ in range(2)]
     F.adam_step(*ours, 2, 0.1, 0.9, 0.99, 1e-8, 0.1)
     reference.adam_step(*theirs, 2, 0.1, 0.9, 0.99, 1e-8, 0.1)
-    F.sgd_step(*ours[:3], False, 0.1, 0.9, 0.1, 0.1, True)
-    reference.sgd_step(*theirs[:3], False, 0.1, 0.9, 0.1, 0.1, True)
+    for dampening, nesterov in ((0.1, False), (0.0, True)):
+        F.sgd_step(*ours[:3], False, 0.1, 0.9, dampening, 0.1, nesterov)
+        reference.sgd_step(*theirs[:3], False, 0.1, 0.9, dampening, 0.1, nesterov)
     close(tuple(ours), tuple(theirs))
 
 
