@@ -182,6 +182,8 @@ def cheapest_tail(
     for first in range(len(layers)):
         tail = Tail(cast(Sequence[Affine], layers[first:]), shape)
         cost = row_passes * tail.rows * tail.macs + passes * batch * tail.rows * tail.features
+        if len(tail.shapes[-1]) > 1:
+            break  # it ends in pictures, which no fully connected layer makes
         if passes * batch * tail.macs - cost > spared:
             kept, best, spared = layers[:first], tail, passes * batch * tail.macs - cost
         shape = tail.shapes[1]

@@ -11,8 +11,8 @@ Rng = int | np.random.Generator | None
 
 
 def float_dtype(dtype: Any) -> np.dtype:
-    """Return `dtype` as a NumPy dtype; raise TypeError unless it is float32 or float64."""
-    dtype = np.dtype(dtype)
+    """Return `dtype` as a NumPy dtype (None is float32); raise TypeError if it is no float one."""
+    dtype = np.dtype(np.float32 if dtype is None else dtype)
     if dtype not in (np.float32, np.float64):
         raise TypeError(f"dtype must be float32 or float64, got {dtype}")
     return dtype

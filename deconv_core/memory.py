@@ -14,6 +14,7 @@ import operator
 import os
 import threading
 import weakref
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,10 +27,11 @@ HUGE_PAGE = 1 << 21
 
 Block = tuple[mmap.mmap, int]  # and where its array begins
 
-_lock = threading.RLock()  # re-entrant: a lease may be dropped while another is taken
+_lock = threading.Lock()  # held by whoever changes what is idle
 _idle: dict[int, list[Block]] = {}  # by size, the size longest unused first
 _leases: dict[int, tuple[weakref.ref[Any], int, Block]] = {}  # by the reference's identity
 _idle_bytes = 0
+_returned: deque[tuple[int, Block]] = deque()  # blocks of dropped arrays that are not idle yet
 _junk: int | None = None
 
 
@@ -73,6 +75,7 @@ def _take(size: int) -> tuple[Block, int]:
     """Return an idle block of `size` bytes, or of up to twice as many, or map one; and its size."""
     global _idle_bytes
     with _lock:
+        _settle()
         near = size if size in _idle else min((s for s in _idle if size < s <= 2 * size), default=0)
         if near:
             blocks = _idle.pop(near)
@@ -92,15 +95,30 @@ def _take(size: int) -> tuple[Block, int]:
 
 
 def _give_back(lease: weakref.ref[Any]) -> None:
-    """Return the block of a dropped array to the pool; a full pool drops its oldest sizes."""
+    """Return the block of a dropped array to the pool.
+
+    Garbage may be collected at any moment, while this very thread is changing what is idle too:
+    then the block waits for whoever does so next.
+    """
+    _, size, block = _leases.pop(id(lease))
+    _returned.append((size, block))
+    if _lock.acquire(blocking=False):
+        try:
+            _settle()
+        finally:
+            _lock.release()
+
+
+def _settle() -> None:
+    """Make idle what was returned; a full pool drops its oldest sizes. The lock must be held."""
     global _idle_bytes
-    with _lock:
-        _, size, block = _leases.pop(id(lease))
+    while _returned:
+        size, block = _returned.popleft()
         _idle.setdefault(size, []).append(block)
         _idle_bytes += size
-        while _idle_bytes > _IDLE_LIMIT:
-            oldest = next(iter(_idle))
-            _idle_bytes -= oldest * len(_idle.pop(oldest))
+    while _idle_bytes > _IDLE_LIMIT:
+        oldest = next(iter(_idle))
+        _idle_bytes -= oldest * len(_idle.pop(oldest))
 
 
 def _dims(shape: int | Sequence[int]) -> tuple[int, ...]:
@@ -163,6 +181,7 @@ def trim() -> int:
     """
     global _idle_bytes
     with _lock:
+        _settle()
         freed, _idle_bytes = _idle_bytes, 0
         _idle.clear()
     return freed

@@ -241,6 +241,11 @@ class Layer:
         own = dict(self.named_parameters())
         problems = [f"{name} is missing" for name in own if name not in state]
         problems += [f"{name} is unknown to this net" for name in state if name not in own]
+        problems += [
+            f"{name} is a masked array"
+            for name in state
+            if isinstance(state[name], np.ma.MaskedArray)
+        ]
         arrays = {name: _plain(state[name]) for name in own if name in state}
         for name, array in arrays.items():
             problems += mismatches(name, array, own[name].data)
@@ -263,6 +268,8 @@ def mismatches(name: str, array: np.ndarray, like: np.ndarray) -> list[str]:
         return [f"{name} is {array.dtype} but {like.dtype} is needed"]
     if not np.isfinite(array).all():
         return [f"{name} has values that are not finite"]
+    if isinstance(like, np.ndarray) and not like.flags.writeable:
+        return [f"{name} is read-only here"]
     return []
 
 

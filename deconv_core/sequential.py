@@ -66,8 +66,8 @@ class Sequential(Layer):
         self._layers[name] = layer
 
     def children(self) -> dict[str, Layer]:
-        """Return the layers by name."""
-        return dict(self._layers)
+        """Return the layers by name, and behind them those set as attributes of a subclass."""
+        return {**self._layers, **super().children()}
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Inference: return the output and keep nothing.

@@ -160,7 +160,8 @@ def evaluate(
     Raises
     ------
     ValueError, TypeError
-        When there are no images, or the labels are not one of the classes for each image.
+        When there are no images, the labels are not one of the classes for each image, or the net
+        returns something else than such logits.
     FloatingPointError
         When a logit is not finite.
 
@@ -176,7 +177,11 @@ def evaluate(
     for x, target in batches:
         _check_batch(x, target)
         logits, target = device.plain(predict(net, x, micro_batch)), device.plain(target)
+        if logits.ndim != 2:
+            raise ValueError(f"the net must return (N, classes) logits, got shape {logits.shape}")
         classes = logits.shape[1]
+        if confusion is not None and len(confusion) != classes:
+            raise ValueError(f"the net returned {classes} classes, but {len(confusion)} before")
         _check_labels(target, classes)
         rows = target.astype(np.int64) * classes
         pairs = np.bincount(rows + logits.argmax(axis=1), minlength=classes**2)

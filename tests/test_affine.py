@@ -107,6 +107,29 @@ def test_only_where_it_is_cheaper() -> None:
     assert collapsed_from(decoder, (512, 8, 16, 16), True) is None
 
 
+@pytest.mark.parametrize("batch", [1, 64, 512])
+def test_a_net_that_ends_in_pictures_returns_pictures(batch: int) -> None:
+    net = dc.Sequential(
+        dc.Conv2d(3, 8, 3, stride=2, padding=1, rng=0),
+        dc.ReLU(),
+        dc.Conv2d(8, 8, 3, padding=1, rng=1),
+    )
+    x = np.random.default_rng(4).standard_normal((batch, 3, 4, 4), np.float32)
+    assert collapsed_from(net, x.shape, False) is collapsed_from(net, x.shape, True) is None
+    assert net(x).shape == net.forward(x)[0].shape == net.output_shape(x.shape) == (batch, 8, 2, 2)
+    np.testing.assert_allclose(net(x), net.forward(x)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_a_net_inside_a_net_passes_pictures_on() -> None:
+    inner = dc.Sequential(dc.Conv2d(8, 8, 3, padding=1, rng=0))
+    net = dc.Sequential(
+        dc.Conv2d(3, 8, 3, stride=2, padding=1, rng=0), dc.ReLU(), inner, dc.MaxPool2d(2),
+        dc.Flatten(), dc.Linear(8, 10, rng=0),
+    )  # fmt: skip
+    x = np.random.default_rng(5).standard_normal((256, 3, 4, 4), np.float32)
+    np.testing.assert_allclose(net(x), net.forward(x)[0], rtol=1e-4, atol=1e-5)
+
+
 def test_a_layer_that_may_do_more_is_run_as_it_is() -> None:
     class Gated(dc.ConvTranspose2d):
         def __call__(self, x: np.ndarray) -> np.ndarray:

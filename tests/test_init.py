@@ -63,6 +63,10 @@ def test_weights_do_not_touch_the_global_generator() -> None:
     np.testing.assert_array_equal(after[1], before[1])  # type: ignore[index]
 
 
+def test_no_dtype_is_float32_as_in_pytorch() -> None:
+    assert init.float_dtype(None) == np.float32
+
+
 def test_bad_arguments() -> None:
     with pytest.raises(TypeError, match="float16"):
         init.uniform((3,), 1.0, 0, np.float16)

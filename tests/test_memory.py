@@ -72,6 +72,16 @@ def test_a_full_pool_drops_its_oldest_sizes(monkeypatch: pytest.MonkeyPatch) -> 
     assert 0 < memory.trim() <= 1 << 20
 
 
+def test_arrays_in_cycles_may_be_dropped_while_another_is_taken() -> None:
+    class Node:
+        itself: object
+        array: np.ndarray
+
+    for count in np.random.default_rng(0).integers(20_000, 700_000, 5_000):
+        node = Node()
+        node.itself, node.array = node, memory.empty(int(count))
+
+
 @pytest.mark.parametrize("shape", [(), 5, np.int64(5), [2, 3], (0, 4)])
 def test_shapes_are_numpys(shape: object) -> None:
     assert memory.zeros(shape).shape == np.zeros(shape).shape  # type: ignore[arg-type, call-overload]

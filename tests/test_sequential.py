@@ -149,6 +149,28 @@ def test_a_slice_is_a_net_of_the_same_layers() -> None:
     assert list(net[:-1]) == [net["conv"], net["relu"]] and len(net[3:]) == 0
 
 
+def test_layers_that_a_subclass_has_as_attributes_are_trained_too() -> None:
+    class Headed(Sequential):
+        def __init__(self) -> None:
+            super().__init__(Flatten(), Linear(4, 5, rng=0))
+            self.head = Linear(5, 2, rng=0)
+
+    names = [name for name, _ in Headed().named_parameters()]
+    assert names == ["1.weight", "1.bias", "head.weight", "head.bias"]
+
+
+def test_what_cannot_be_loaded_is_named_and_nothing_changes() -> None:
+    net = Sequential(Linear(2, 2, rng=0))
+    before, state = net.state_dict(), {"0.weight": np.ones((2, 2), np.float32)}
+    net[0].bias.data.flags.writeable = False
+    with pytest.raises(ValueError, match=r"0\.bias is read-only"):
+        net.load_state_dict(state | {"0.bias": np.ones(2, np.float32)})
+    masked = np.ma.masked_array(np.ones(2, np.float32), [True, False])
+    with pytest.raises(ValueError, match=r"0\.bias is a masked array"):
+        net.load_state_dict(state | {"0.bias": masked})
+    np.testing.assert_array_equal(net.state_dict()["0.weight"], before["0.weight"])
+
+
 def test_an_empty_net_is_the_identity() -> None:
     x = np.ones((2, 3))
     y, backward = Sequential().forward(x)

@@ -243,6 +243,14 @@ def test_evaluate_refuses_nothing() -> None:
         evaluate(Flatten(), [])
 
 
+def test_evaluate_refuses_what_are_no_logits_or_others_than_before() -> None:
+    batch = np.eye(3, dtype=np.float32), np.arange(3)
+    with pytest.raises(ValueError, match=r"\(N, classes\) logits, got shape \(3, 3, 1\)"):
+        evaluate(ReLU(), [(batch[0][..., None], batch[1])])
+    with pytest.raises(ValueError, match="returned 4 classes, but 3 before"):
+        evaluate(Flatten(), [batch, (np.eye(4, dtype=np.float32), np.arange(4))])
+
+
 def test_training_learns() -> None:
     rng = np.random.default_rng(0)
     target = rng.integers(0, 3, 60)
