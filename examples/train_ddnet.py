@@ -28,7 +28,14 @@ import numpy as np  # noqa: E402
 import deconv_core as dc  # noqa: E402
 from deconv_core import checkpoint, data, pictures  # noqa: E402
 from deconv_core.progress import Progress, StopRequest, peak_memory  # noqa: E402
-from deconv_core.runlog import CONFUSION, CURVES, WEIGHTS, Position, Run  # noqa: E402
+from deconv_core.runlog import (  # noqa: E402
+    CHECKPOINT,
+    CONFUSION,
+    CURVES,
+    WEIGHTS,
+    Position,
+    Run,
+)
 
 DEFAULTS: dict[str, Any] = {
     "data": "data",
@@ -269,8 +276,11 @@ def main(arguments: list[str] | None = None) -> int:
             net.to(options["device"])
             train_ddnet(options, net, run)
     except KeyboardInterrupt:
-        again = shlex.join([sys.executable, sys.argv[0], "--resume", "--out", out])
-        print(f"Stopped. To go on: {again}", file=sys.stderr)
+        again = sys.argv[1:] if arguments is None else arguments  # where nothing is saved yet
+        if os.path.exists(os.path.join(out, CHECKPOINT)):
+            again = ["--resume", "--out", out]
+        command = shlex.join([sys.executable, sys.argv[0], *again])
+        print(f"Stopped. To go on: {command}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # nobody reads; what is still flushed goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -52,6 +52,21 @@ def test_a_size_that_the_variant_cannot_take_is_refused_before_the_images_are_re
     assert "image_size must be a multiple of 8" in capsys.readouterr().err
 
 
+def test_stopped_before_anything_is_saved_it_names_the_same_command(
+    tmp_path: Path,
+    script: ModuleType,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stop(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(script.data, "load", stop)
+    arguments = ["--lr", "0.01", "--epochs", "3", "--out", str(tmp_path / "run")]
+    assert script.main(arguments) == 130
+    assert capsys.readouterr().err.rstrip().endswith(" ".join(arguments))
+
+
 def test_an_out_that_cannot_be_written_is_refused_first(
     tmp_path: Path, script: ModuleType, capsys: pytest.CaptureFixture
 ) -> None:

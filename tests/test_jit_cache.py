@@ -56,6 +56,18 @@ def test_compiled_once_announced_once_and_again_after_an_edit(
     assert len(list(cache.rglob("elementwise._relu_forward*.nbc"))) == 1  # the stale entry is gone
 
 
+def test_nothing_is_kept_of_a_package_in_an_archive(tmp_path: Path, package: Path) -> None:
+    archive = Path(shutil.make_archive(str(tmp_path / "archive"), "zip", package))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    environment = os.environ | {"PYTHONPATH": str(archive), "HOME": str(tmp_path)}
+    command = [sys.executable, "-c", SCRIPT]
+    done = subprocess.run(
+        command, env=environment, cwd=empty, capture_output=True, text=True, check=True
+    )
+    assert not list(tmp_path.rglob("*.nbc")), done.stdout
+
+
 @pytest.mark.parametrize("damage", [b"", b"garbage", None])
 def test_a_damaged_entry_is_compiled_again(
     tmp_path: Path, package: Path, damage: bytes | None

@@ -51,6 +51,8 @@ class KernelCache(FunctionCache):
 
     def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
         super().__init__(function)
+        if not _FOLDER.is_dir():
+            raise RuntimeError(f"the kernels' sources are not in a folder: {_FOLDER}")
         source = Path(function.__code__.co_filename)
         known = _FOLDER in source.parents or not source.is_file()
         text = b"" if known else source.read_bytes()  # that the digest does not cover
@@ -185,8 +187,8 @@ def _compiled(function: Callable[..., Any], options: dict[str, Any]) -> Any:
         register(dispatcher)
         dispatcher.get_call_template = partial(_typed, dispatcher.get_call_template)
         # Where no folder of this machine can be written, kernels are compiled every time; so are
-        # those of no module, and those that hold variables of the function around them, unless
-        # these are kernels.
+        # those in an archive, whose edits would go unnoticed, those of no module, and those that
+        # hold variables of the function around them, unless these are kernels.
         with contextlib.suppress(RuntimeError):
             dispatcher._cache = KernelCache(function, options)
     return dispatcher
