@@ -216,17 +216,6 @@ def test_testing_is_shown_on_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
-def test_a_signal_that_is_ignored_stays_so() -> None:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with StopRequest() as stop:
-            os.kill(os.getpid(), signal.SIGINT)
-        assert not stop.made and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
 def test_a_first_signal_is_noted_and_handlers_come_back() -> None:
     before = signal.getsignal(signal.SIGINT)
     seen = []
