@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import io
 import tarfile
+import threading
 
 import numpy as np
 
@@ -40,6 +41,8 @@ class Server(http.server.ThreadingHTTPServer):
     ranges = True
     shift = 0
     status: int | None = None
+    kind = "application/x-gzip"
+    held: threading.Event | None = None  # answers wait for it
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -55,6 +58,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         server, wanted = self.server, self.headers.get("Range")
         server.asked.append(wanted)
+        if server.held:
+            server.held.wait()
         start = int(wanted[6:-1]) if wanted and server.ranges else 0
         body = server.content[start:]
         if server.status:
@@ -71,6 +76,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {first}-{last}/{last + 1}")
         else:
             self.send_response(200)
+        self.send_header("Content-Type", server.kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body[: server.limit])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import io
 import logging
@@ -171,9 +172,34 @@ def test_a_member_with_an_absolute_name_stays_inside(server, tmp_path):
 def test_a_folder_of_that_name_without_the_batches_is_not_overwritten(server, tmp_path):
     (tmp_path / FOLDER).mkdir()
     (tmp_path / FOLDER / "notes.txt").write_text("mine")
-    with pytest.raises(data.DownloadError):
+    with pytest.raises(data.DownloadError, match=f"{FOLDER} is there and holds no batches"):
         get(tmp_path, server.archive(tar_of(batches())))
     assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["notes.txt"]
+    assert server.asked == []
+
+
+def test_a_page_in_place_of_the_file_costs_nothing_of_what_came(server, tmp_path):
+    archive = server.archive(tar_of(batches()))
+    (tmp_path / "tiny.tar.gz.part").write_bytes(server.content[:100])
+    server.ranges, server.kind = False, "text/html; charset=utf-8"
+    with pytest.raises(data.DownloadError, match=r"sent a page \(text/html; charset=utf-8\)"):
+        get(tmp_path, archive)
+    assert (tmp_path / "tiny.tar.gz.part").read_bytes() == server.content[:100]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders cannot be locked there")
+def test_of_two_at_once_one_downloads_and_the_other_waits(server, tmp_path):
+    archive = server.archive(tar_of(batches()))
+    server.held = threading.Event()
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(get, tmp_path / "new", archive) for _ in range(2)]
+        while not server.asked:
+            time.sleep(0.01)
+        assert not concurrent.futures.wait(both, timeout=0.3).done
+        server.held.set()
+        assert [future.result() for future in both] == [tmp_path / "new" / FOLDER] * 2
+    assert len(server.asked) == 1
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [FOLDER]
 
 
 def silent_port():

@@ -1,16 +1,19 @@
 """CIFAR-10 from its official site: checked, resumable, and never half there.
 
 pooch keeps the cache: it looks for the archive, has it downloaded beside its place, compares the
-checksum and only then moves it there. The archive is unpacked beside its place in the same way.
+checksum and only then moves it there. The archive is unpacked beside its place in the same way. Of
+several processes that find nothing, one downloads and the others wait for it.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import tarfile
 import tempfile
 import zlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -77,7 +80,8 @@ def find_or_download_cifar10(
     Raises
     ------
     DownloadError
-        When there is no copy and none could be had: no network, a wrong checksum, a full disk.
+        When there is no copy and none could be had: no network, a wrong checksum, a full disk, or
+        the archive's folder is there already and holds something else.
         What was received before an interruption is kept and continued the next time.
     ImportError
         When there is no copy and the packages of the extra ``train`` are missing.
@@ -102,7 +106,13 @@ def find_or_download_cifar10(
         return found[0]
     was_there = place.exists()
     try:
-        _unpack(_fetch(archive, place, progress), archive.folder, place)
+        place.mkdir(parents=True, exist_ok=True)
+        with _alone(place):
+            found = locate(place)
+            if found is not None:
+                return found[0]
+            _check_free(place / archive.folder)
+            _unpack(_fetch(archive, place, progress), archive.folder, place)
     except (OSError, ValueError) as error:
         if not was_there:
             with suppress(OSError):
@@ -118,6 +128,29 @@ def _root(root: str | PathLike[str] | None) -> Path:
     if root is not None:
         return Path(root)
     return Path(os.environ.get("DECONV_CORE_DATA") or require("pooch").os_cache("deconv_core"))
+
+
+@contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """Wait until nobody else downloads to a folder, where the system can lock one."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    handle = os.open(place, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # not every network file system has locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _check_free(goal: Path) -> None:
+    """Raise where a folder to unpack to is taken: before a download that would be in vain."""
+    if goal.exists() and not (goal.is_dir() and next(goal.iterdir(), None) is None):
+        raise FileExistsError(f"{goal} is there and holds no batches of CIFAR-10: move it away")
 
 
 def _fetch(archive: Archive, place: Path, progress: bool) -> Path:

@@ -64,6 +64,9 @@ class ResumingDownloader:
     def _receive(self, response: Any, have: int) -> None:
         """Append the body of an answer, or start over where the server sends everything."""
         response.raise_for_status()
+        kind = response.headers.get("Content-Type", "")
+        if kind.startswith("text/"):  # of a network that asks to log in, say; what is here stays
+            raise DownloadError(f"the server sent a page ({kind}), not the file")
         resumed = response.status_code == 206
         if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
             raise DownloadError(f"asked for the bytes from {have} on, the server sent others")
