@@ -107,12 +107,13 @@ def find_or_download_cifar10(
     was_there = place.exists()
     try:
         place.mkdir(parents=True, exist_ok=True)
-        with _alone(place):
+        part = place / (archive.filename + ".part")
+        with _alone(part):
             found = locate(place)
             if found is not None:
                 return found[0]
             _check_free(place / archive.folder)
-            _unpack(_fetch(archive, place, progress), archive.folder, place)
+            _unpack(_fetch(archive, part, progress), archive.folder, place)
     except (OSError, ValueError) as error:
         if not was_there:
             with suppress(OSError):
@@ -131,20 +132,29 @@ def _root(root: str | PathLike[str] | None) -> Path:
 
 
 @contextmanager
-def _alone(place: Path) -> Iterator[None]:
-    """Wait until nobody else downloads to a folder, where the system can lock one."""
+def _alone(part: Path) -> Iterator[None]:
+    """Lock the file that grows, where the system can: who comes later waits for it."""
     if sys.platform == "win32":
         yield
         return
     import fcntl
 
-    handle = os.open(place, os.O_RDONLY)
-    try:
+    def is_part() -> bool:
+        return part.exists() and os.path.samestat(os.fstat(file.fileno()), part.stat())
+
+    while True:
+        file = open(part, "ab")  # noqa: SIM115  (closed below)
         with suppress(OSError):  # not every network file system has locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if is_part():
+            break
+        file.close()  # another was complete meanwhile
+    try:
         yield
     finally:
-        os.close(handle)
+        if is_part() and not part.stat().st_size:
+            part.unlink()
+        file.close()
 
 
 def _check_free(goal: Path) -> None:
@@ -153,9 +163,8 @@ def _check_free(goal: Path) -> None:
         raise FileExistsError(f"{goal} is there and holds no batches of CIFAR-10: move it away")
 
 
-def _fetch(archive: Archive, place: Path, progress: bool) -> Path:
-    """Download the archive to a folder, unless it is there, and check it."""
-    part = place / (archive.filename + ".part")
+def _fetch(archive: Archive, part: Path, progress: bool) -> Path:
+    """Download the archive beside the file that grows, unless it is there, and check it."""
     pooch = require("pooch")
     logger = pooch.get_logger()
     level = logger.level
@@ -165,7 +174,7 @@ def _fetch(archive: Archive, place: Path, progress: bool) -> Path:
             archive.url,
             known_hash=f"sha256:{archive.sha256}",
             fname=archive.filename,
-            path=place,
+            path=part.parent,
             downloader=ResumingDownloader(part, progress),
         )
     finally:

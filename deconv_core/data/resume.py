@@ -54,7 +54,7 @@ class ResumingDownloader:
         if response.status_code == 416:  # nothing after what we have: complete, or not this file
             response.close()
             if response.headers.get("Content-Range") != f"bytes */{have}":
-                self.part.unlink()
+                os.truncate(self.part, 0)
                 return self(url, output_file, pooch)
         else:
             with response:
