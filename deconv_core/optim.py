@@ -173,7 +173,7 @@ class Optimizer:
             arrays = [(slot, i, e.get(slot)) for slot in slots for i, e in enumerate(entries)]
         for slot, i, array in arrays:
             name = f"{slot} of parameter {i}"
-            problems += mismatches(name, np.asarray(array), self.arrays[slot][i])
+            problems += mismatches(name, np.asanyarray(array), self.arrays[slot][i])
         if len(steps) > 1 or not (min(steps) >= 0 and min(steps).is_integer()):
             problems.append(
                 f"the numbers of steps {sorted(steps)} (-1 for none) are not one number from 0 on"

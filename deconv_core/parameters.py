@@ -241,11 +241,6 @@ class Layer:
         own = dict(self.named_parameters())
         problems = [f"{name} is missing" for name in own if name not in state]
         problems += [f"{name} is unknown to this net" for name in state if name not in own]
-        problems += [
-            f"{name} is a masked array"
-            for name in state
-            if isinstance(state[name], np.ma.MaskedArray)
-        ]
         arrays = {name: _plain(state[name]) for name in own if name in state}
         for name, array in arrays.items():
             problems += mismatches(name, array, own[name].data)
@@ -257,11 +252,13 @@ class Layer:
 
 def _plain(value: Any) -> np.ndarray:
     """Return an array of `value`, which may be a PyTorch tensor in training, or on a device."""
-    return np.asarray(value.detach() if hasattr(value, "detach") else device.plain(value))
+    return np.asanyarray(value.detach() if hasattr(value, "detach") else device.plain(value))
 
 
 def mismatches(name: str, array: np.ndarray, like: np.ndarray) -> list[str]:
     """Return in words why `array` cannot take the place of `like` (nothing if it can)."""
+    if isinstance(array, np.ma.MaskedArray):
+        return [f"{name} is a masked array"]
     if array.shape != like.shape:
         return [f"{name} has shape {array.shape} but {tuple(like.shape)} is needed"]
     if array.dtype != like.dtype:

@@ -144,7 +144,8 @@ def train_ddnet(options: dict[str, Any], net: dc.Sequential, run: Run) -> None:
     optimizer = dc.Adam(net.parameters(), lr=options["lr"])
 
     run.begin(net, optimizer, options, data.fingerprint(train, test), len(train_loader))
-    done = run.position.epoch * len(train) + run.position.batch * options["batch_size"]
+    done = run.position.epoch * len(train)
+    done += min(run.position.batch * options["batch_size"], len(train))
     total = options["epochs"] * len(train)
     with Progress(total, done, STARTED) as progress, StopRequest() as stop:
         dc.on_compile(lambda: progress.line("Compiling kernels (first run only) ..."))
@@ -266,8 +267,8 @@ def main(arguments: list[str] | None = None) -> int:
         with Run(out, resume, seconds) as run:
             if resume and run.saved is None:
                 print(f"There is no run in {out} to resume: starting one", flush=True)
-            options = settle(run, given)
             try:  # both data sets have ten classes
+                options = settle(run, given)
                 net = dc.DDNet(10, options["image_size"], options["variant"], options["seed"])
             except (TypeError, ValueError) as error:
                 print(f"error: {error}", file=sys.stderr)

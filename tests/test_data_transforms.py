@@ -126,6 +126,8 @@ def test_a_subclass_of_a_transform_is_called_as_it_is() -> None:
         (lambda: Normalize(0.5, 0.0), ValueError, "std must be positive"),
         (lambda: Normalize(float("nan"), 1.0), ValueError, "mean must be"),
         (lambda: Normalize([[1.0]], 1.0), ValueError, "mean must be"),
+        (lambda: Normalize([], []), ValueError, "mean must be"),
+        (lambda: Normalize(0, 1e50), ValueError, "std must be one finite float32 number"),
         (lambda: Normalize([1, 2], [1, 2, 3]), ValueError, "mean has 2 channels but std 3"),
         (lambda: Compose([3]), TypeError, "callable, not 3"),
         (lambda: Resize(4)(np.zeros((1, 1, 2, 2), np.float32)), TypeError, "uint8, not float32"),
@@ -142,6 +144,11 @@ def test_a_subclass_of_a_transform_is_called_as_it_is() -> None:
             lambda: Normalize(0, 1)(np.zeros((1, 1, 2, 2), np.uint8)),
             TypeError,
             "float32, not uint8",
+        ),
+        (
+            lambda: Normalize(0, 1)(*[np.zeros((1, 1, 2, 2), t) for t in (np.float32, np.float64)]),
+            TypeError,
+            "out takes a batch of float32, not float64",
         ),
     ],
 )

@@ -202,6 +202,7 @@ TYPE_ERRORS: list[tuple[Callable[[], Any], list[Any]]] = [
     (lambda: F.cross_entropy(LDY, LABELS.tolist()), ["target", "list"]),
     (lambda: F.cross_entropy(LDY.astype(int), LABELS), ["logits", "int64"]),
     (lambda: F.cross_entropy(LDY, LABELS, "0.1"), ["label_smoothing", "0.1"]),
+    (lambda: F.cross_entropy(LDY, LABELS, True), ["label_smoothing", "True"]),
     (lambda: F.adam_step(B, B.astype(float), B, B, 1, 0.1, 0.9, 0.9, 0.1, 0.0), ["grad"]),
     (lambda: F.adam_step(B, B, B, B, 1.5, 0.1, 0.9, 0.9, 0.1, 0.0), ["step", "1.5"]),
     (lambda: F.sgd_step(B, B, [0.0] * 6, True, 0.1, 0.9), ["momentum_buffer", "list"]),

@@ -135,6 +135,8 @@ def _damage(state: dict[str, Any], how: str) -> dict[str, Any]:
         entry["exp_avg"] = np.zeros(6)
     elif how == "dtype":
         entry["exp_avg"] = entry["exp_avg"].astype(np.float32)
+    elif how == "masked":
+        entry["exp_avg"] = np.ma.masked_array(entry["exp_avg"], entry["exp_avg"] > 0)
     elif how == "nan":
         entry["exp_avg_sq"][0] = np.nan
     elif how == "steps":
@@ -163,6 +165,7 @@ def _damage(state: dict[str, Any], how: str) -> dict[str, Any]:
         ("missing", "exp_avg of parameter 1"),
         ("shape", r"exp_avg of parameter 1 has shape \(6,\) but \(5,\)"),
         ("dtype", "exp_avg of parameter 1 is float32 but float64"),
+        ("masked", "exp_avg of parameter 1 is a masked array"),
         ("nan", "exp_avg_sq of parameter 1 .*not finite"),
         ("steps", r"\[1\.0, 9\.0\]"),
         ("half", r"\[1\.5\]"),

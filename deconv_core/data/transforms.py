@@ -124,10 +124,13 @@ class Normalize:
     """
 
     def __init__(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
-        self.mean, self.std = (np.atleast_1d(np.asarray(v, np.float32)) for v in (mean, std))
+        with np.errstate(over="ignore"):  # what is too large is refused below
+            self.mean, self.std = (np.atleast_1d(np.asarray(v, np.float32)) for v in (mean, std))
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if values.ndim != 1 or not np.isfinite(values).all():
-                raise ValueError(f"{name} must be one finite number, or one a channel: {values}")
+            if values.ndim != 1 or not values.size or not np.isfinite(values).all():
+                raise ValueError(
+                    f"{name} must be one finite float32 number, or one a channel, not {values}"
+                )
         if not (self.std > 0).all():
             raise ValueError(f"std must be positive, not {self.std}")
         if len({self.mean.size, self.std.size} - {1}) > 1:
@@ -144,6 +147,8 @@ class Normalize:
                 raise ValueError(
                     f"Normalize has a {name} of {values.size} channels, the batch has {x.shape[1]}"
                 )
+        if out is not None:
+            _check(out, "Normalize's out", np.float32)
         result = np.subtract(x, self.mean[:, None, None], out=out)
         result /= self.std[:, None, None]
         return result

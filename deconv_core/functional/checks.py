@@ -200,7 +200,7 @@ def labels(target: Any, logits: Any) -> None:
 
 def fraction(name: str, value: Any) -> float:
     """Return `value` as a float in [0, 1]."""
-    if not isinstance(value, (int, float, np.integer, np.floating)):
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name} must be a number, got {value!r}")
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must be between 0 and 1, got {value}")
