@@ -27,6 +27,8 @@ class Machine:
     dot : (lanes, vectors) pairs for `tile.dot`, largest first; ends with one lane
     masked : whether loads are masked by bits, for free
     broadcasting : whether multiply-adds broadcast a scalar from memory, for free
+    single_taps : channels of one tap each that `tile.spread` multiplies in a turn of its loop
+    near_bytes : of a packed source that stays in the second-level cache along with its weights
     """
 
     vector_bytes: int
@@ -34,6 +36,8 @@ class Machine:
     dot: tuple[tuple[int, int], ...]
     masked: bool = False
     broadcasting: bool = False
+    single_taps: int = 1
+    near_bytes: int = 3 << 18
 
 
 _WIDE = (  # for 32 registers
@@ -43,7 +47,11 @@ _WIDE = (  # for 32 registers
 _FAMILIES = {
     "avx512": Machine(64, *_WIDE, masked=True, broadcasting=True),
     "avx2": Machine(
-        32, ((6, 2), (5, 2), (4, 3), (3, 3), (2, 5), (1, 8)), ((4, 3), (3, 3), (2, 5), (1, 9))
+        32,
+        ((6, 2), (5, 2), (4, 3), (3, 3), (2, 5), (1, 8)),
+        ((4, 3), (3, 3), (2, 5), (1, 9)),
+        single_taps=2,
+        near_bytes=3 << 17,
     ),
     "neon": Machine(16, *_WIDE),
     "sse": Machine(16, ((6, 2), (4, 2), (2, 4), (1, 8)), ((4, 2), (2, 4), (1, 9))),
@@ -83,9 +91,8 @@ MACHINE = _FAMILIES[FAMILY]
 MATRIX = _matrix_registers()
 
 LINE = 64  # bytes of a cache line
-PACK_BYTES = 7 << 17  # packed source of one block: about a common second-level cache
-NEAR_BYTES = 3 << 18  # the same, where that leaves a block so many positions
-NEAR_POSITIONS = 512
+PACK_BYTES = 7 << 17  # packed source of one block: about a common second-level cache,
+NEAR_POSITIONS = 512  # or `MACHINE.near_bytes`, where that leaves a block so many positions
 MANY_PHASES = 16  # of a source, whose channels are packed in chunks for so many positions
 PANEL_PHASES = 16  # write phases that are computed in turn from the same packed source
 PANEL_BYTES = 1 << 20  # a tile's results before they are unpacked, for so many phases

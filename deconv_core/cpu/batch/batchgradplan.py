@@ -176,7 +176,7 @@ def batch_grad_plan(geometry: ConvGeometry, itemsize: int) -> BatchGradPlan | Ba
     units, panel = geometry.groups * sources * lanes, kernel * LANES * block
     made = units * LANES * block * geometry.batch
     made *= sum(count for _, count, _ in high) * sum(count for _, count, _ in wide)
-    made = int(SUMMED_COST * made) + transposing_cost(geometry)
+    made = int(SUMMED_COST * made) + transposing_cost(geometry, sources)
     direct = dot_plan(geometry, itemsize)
     rival = made_by_dot(direct)
     by_dot = _made_by_images(geometry, direct) + transposing_cost(geometry)

@@ -210,9 +210,10 @@ def as_table(values: list) -> np.ndarray:
     return np.array(values, np.int64)
 
 
-def transposing_cost(geometry: ConvGeometry) -> int:
-    """Return the products that it costs to transpose both pictures."""
-    return TRANSPOSE_COST * (math.prod(geometry.input_shape) + math.prod(geometry.output_shape))
+def transposing_cost(geometry: ConvGeometry, times: int = 1) -> int:
+    """Return the products that it costs to transpose the input, and so many times the output."""
+    output = times * math.prod(geometry.output_shape)
+    return TRANSPOSE_COST * (math.prod(geometry.input_shape) + output)
 
 
 def run_products(classes: Any, runs: Any, lanes: int, vectors: int, width: int) -> int:

@@ -29,7 +29,6 @@ from ..config import (
     LEAST_LANES,
     MACHINE,
     MANY_PHASES,
-    NEAR_BYTES,
     NEAR_POSITIONS,
     PACK_BYTES,
     PANEL_BYTES,
@@ -221,7 +220,7 @@ def _blocks(work: Pass) -> list[dict[str, int]]:
     each = chunk * work.phases * work.itemsize
     room = PACK_BYTES // each
     if not work.dot:  # within the second-level cache, unless that makes blocks small
-        room = max(NEAR_BYTES // each, min(NEAR_POSITIONS, room))
+        room = max(MACHINE.near_bytes // each, min(NEAR_POSITIONS, room))
     most = work.most_positions(room, phase_rows)
     return [cut | {"phase_rows": phase_rows, "chunk": chunk} for cut in cuts(work, most)]
 

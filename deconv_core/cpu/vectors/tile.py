@@ -90,6 +90,7 @@ def _spread(
         total = emit.accumulators(high, wide)
         # Where there is no tap, as in a phase between those of a kernel, `taps` may end.
         empty = builder.icmp_signed("<=", tap_count, zero)
+        single = builder.icmp_signed("==", tap_count, one)
         first_tap = builder.load(
             builder.select(empty, cgutils.alloca_once_value(builder, zero), offsets)
         )
@@ -97,31 +98,54 @@ def _spread(
         wanted = builder.add(terms_, builder.lshr(taken, one))
         chunk = emit.at_least_one(builder.sdiv(wanted, taken))
 
-        def multiply(columns: int, after: Any) -> None:
+        def multiply(columns: int, begins: list[Any]) -> None:
+            """Multiply steps, whose positions begin there; call for what later ones read."""
+            scalars = builder.load(weight)
+            for at in range(0, len(begins) * high * emit.size, LINE):
+                emit.prefetch(emit.step(scalars, high * AHEAD_STEPS + at // emit.size))
+            for i, begin in enumerate(begins):
+                far = emit.step(begin, ahead_)
+                for v in range(0, columns, LINE // MACHINE.vector_bytes):
+                    emit.prefetch(emit.step(far, v * emit.width))
+                positions = [emit.load(emit.step(begin, v * emit.width)) for v in range(columns)]
+                _add_products(emit, emit.step(scalars, high * i), 1, positions, total)
+            builder.store(emit.step(scalars, high * len(begins)), weight)
+
+        def tap(columns: int, after: Any) -> None:
             """Multiply one tap of a channel; the positions of the next step are at `after`.
 
             That address is known a step early, so that loads need not wait for it. A core that
             another thread shares finds too little else to do meanwhile.
             """
-            begin, scalars = builder.load(upcoming), builder.load(weight)
+            begin = builder.load(upcoming)
             builder.store(after, upcoming)
-            emit.prefetch(emit.step(scalars, high * AHEAD_STEPS))
-            far = emit.step(begin, ahead_)
-            for v in range(columns):
-                emit.prefetch(emit.step(far, v * emit.width))
-            positions = [emit.load(emit.step(begin, v * emit.width)) for v in range(columns)]
-            _add_products(emit, scalars, 1, positions, total)
-            builder.store(emit.step(scalars, high), weight)
+            multiply(columns, [begin])
 
-        def channel(columns: int) -> None:
-            """Multiply the taps of a channel, of which there are some; the next channel follows."""
-            here = builder.load(source)
-            with cgutils.for_range(builder, builder.sub(tap_count, one)) as tap:
-                after = builder.load(emit.step(offsets, builder.add(tap.index, one)))
-                multiply(columns, emit.step(here, after))
-            there = emit.step(here, plane_)
-            builder.store(there, source)
-            multiply(columns, emit.step(there, first_tap))
+        def all_taps(columns: int, some: Any) -> None:
+            """Multiply all taps, of which there are some, of channels."""
+            with cgutils.for_range(builder, some):
+                here = builder.load(source)
+                with cgutils.for_range(builder, builder.sub(tap_count, one)) as number:
+                    after = builder.load(emit.step(offsets, builder.add(number.index, one)))
+                    tap(columns, emit.step(here, after))
+                there = emit.step(here, plane_)
+                builder.store(there, source)
+                tap(columns, emit.step(there, first_tap))
+
+        def single_taps(columns: int, some: Any) -> None:
+            """Multiply channels of one tap each, several in a turn of the loop."""
+            several = ir.Constant(INDEX, MACHINE.single_taps)
+            turns = builder.udiv(some, several)
+            for count, together in (
+                (turns, MACHINE.single_taps),
+                (builder.sub(some, builder.mul(turns, several)), 1),
+            ):
+                with cgutils.for_range(builder, count):
+                    begins = [builder.load(upcoming)]
+                    for _ in range(together):
+                        begins.append(emit.step(begins[-1], plane_))
+                    builder.store(begins.pop(), upcoming)
+                    multiply(columns, begins)
 
         def write(target: Any, begins: Any, columns: int) -> None:
             """Add the sums to the bias if they begin, or else to the results."""
@@ -148,8 +172,15 @@ def _spread(
                 rest = builder.sub(channels_, first)
                 more = builder.icmp_signed("<", chunk, rest)
                 some = builder.select(more, chunk, rest)
-                with cgutils.for_range(builder, builder.select(empty, zero, some)):
-                    channel(columns)
+                some = builder.select(empty, zero, some)
+                if MACHINE.single_taps > 1 and columns == wide:
+                    with builder.if_else(single) as (alone, together):
+                        with alone:
+                            single_taps(columns, some)
+                        with together:
+                            all_taps(columns, some)
+                else:
+                    all_taps(columns, some)
                 write(target, builder.icmp_signed("<", first, fresh_), columns)
 
         step = ir.Constant(INDEX, wide * emit.width)
@@ -162,8 +193,8 @@ def _spread(
             target = emit.step(emit.step(results, builder.mul(row.index, y_row_)), at)
             few = builder.icmp_signed("<=", builder.sub(count_, at), width)
             few = builder.and_(few, ir.Constant(few.type, (high, wide) == MACHINE.spread[0]))
-            with builder.if_else(few) as (single, whole):
-                with single:
+            with builder.if_else(few) as (narrow, whole):
+                with narrow:
                     tile(factors, begin, target, 1)
                 with whole:
                     tile(factors, begin, target, wide)
