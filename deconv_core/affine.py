@@ -179,11 +179,11 @@ def cheapest_tail(
     batch, shape = input_shape[0], input_shape[1:]
     passes, row_passes = (3, 4) if training else (1, 1)
     kept, best, spared = layers, None, 0
-    if layers and len(Tail(cast(Sequence[Affine], layers), shape).shapes[-1]) > 1:
-        return kept, best  # they end in pictures, which no fully connected layer makes
     for first in range(len(layers)):
         tail = Tail(cast(Sequence[Affine], layers[first:]), shape)
         cost = row_passes * tail.rows * tail.macs + passes * batch * tail.rows * tail.features
+        if len(tail.shapes[-1]) > 1:
+            break  # it ends in pictures, which no fully connected layer makes
         if passes * batch * tail.macs - cost > spared:
             kept, best, spared = layers[:first], tail, passes * batch * tail.macs - cost
         shape = tail.shapes[1]

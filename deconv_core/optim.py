@@ -13,7 +13,7 @@ import numpy as np
 from deconv_core import device
 from deconv_core import functional as F
 from deconv_core.functional.checks import nesterov_options, updatable
-from deconv_core.parameters import Parameter, mismatches
+from deconv_core.parameters import Parameter, as_array, mismatches
 
 
 def _number(name: str, value: Any) -> float:
@@ -170,10 +170,12 @@ class Optimizer:
             entries = [state.get(index, {}) for index in range(len(self.parameters))]
             # Where they are not counted, any number but 0 will do.
             steps = {float(entry.get("step", -1 if self.counted else 1)) for entry in entries}
-            arrays = [(slot, i, e.get(slot)) for slot in slots for i, e in enumerate(entries)]
+            arrays = [
+                (slot, i, as_array(e.get(slot))) for slot in slots for i, e in enumerate(entries)
+            ]
         for slot, i, array in arrays:
             name = f"{slot} of parameter {i}"
-            problems += mismatches(name, np.asanyarray(array), self.arrays[slot][i])
+            problems += mismatches(name, array, self.arrays[slot][i])
         if len(steps) > 1 or not (min(steps) >= 0 and min(steps).is_integer()):
             problems.append(
                 f"the numbers of steps {sorted(steps)} (-1 for none) are not one number from 0 on"
@@ -185,7 +187,7 @@ class Optimizer:
             for own in self.arrays[slot]:
                 device.clear(own)
         for slot, i, array in arrays:
-            device.assign(self.arrays[slot][i], np.asarray(array))
+            device.assign(self.arrays[slot][i], array)
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value}" for name, value in self.options.items())

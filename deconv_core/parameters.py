@@ -241,7 +241,7 @@ class Layer:
         own = dict(self.named_parameters())
         problems = [f"{name} is missing" for name in own if name not in state]
         problems += [f"{name} is unknown to this net" for name in state if name not in own]
-        arrays = {name: _plain(state[name]) for name in own if name in state}
+        arrays = {name: as_array(state[name]) for name in own if name in state}
         for name, array in arrays.items():
             problems += mismatches(name, array, own[name].data)
         if problems:
@@ -250,7 +250,7 @@ class Layer:
             device.assign(own[name].data, array)
 
 
-def _plain(value: Any) -> np.ndarray:
+def as_array(value: Any) -> np.ndarray:
     """Return an array of `value`, which may be a PyTorch tensor in training, or on a device."""
     return np.asanyarray(value.detach() if hasattr(value, "detach") else device.plain(value))
 

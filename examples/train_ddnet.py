@@ -6,7 +6,8 @@
 
 The results lie in the folder `--out`: `metrics.jsonl`, `curves.png`, `confusion.png`,
 `weights.safetensors` (the names and layouts of the same net in PyTorch) and
-`checkpoint.safetensors`. Exit status: 0 done, 1 failed, 2 wrong options, 130 interrupted.
+`checkpoint.safetensors`. Exit status: 0 done, 1 failed, 2 options that no run can have, 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -267,8 +268,8 @@ def main(arguments: list[str] | None = None) -> int:
         with Run(out, resume, seconds) as run:
             if resume and run.saved is None:
                 print(f"There is no run in {out} to resume: starting one", flush=True)
+            options = settle(run, given)
             try:  # both data sets have ten classes
-                options = settle(run, given)
                 net = dc.DDNet(10, options["image_size"], options["variant"], options["seed"])
             except (TypeError, ValueError) as error:
                 print(f"error: {error}", file=sys.stderr)

@@ -20,7 +20,9 @@ from deconv_core.cpu.batch import batchgrad, batchwise
 from deconv_core.cpu.config import MACHINE
 from deconv_core.cpu.matrices import gemm, gemmgrad, widegrad
 from deconv_core.cpu.positions import dot, spread
-from deconv_core.cpu.vectors import tile
+from deconv_core.cpu.tiles.cross import cross as run_cross
+from deconv_core.cpu.tiles.dot import dot as run_dot
+from deconv_core.cpu.tiles.spread import spread as run_spread
 from deconv_core.cpu.winograd import tilegrad, tilepass
 
 
@@ -123,18 +125,18 @@ def loads(rng: np.random.Generator) -> None:
         width = MACHINE.vector_bytes // 8
         step = (1 if lanes == MACHINE.spread[0][0] else dict(MACHINE.spread)[lanes]) * width
         made += lanes * rows * -(-count // step) * step * channels * taps
-        tile.spread(*given)
+        run_spread(*given)
 
     def cross_tile(*given: Any) -> None:
         nonlocal made
         lanes, width = MACHINE.spread[0][0], MACHINE.vector_bytes // 8
         made += given[0] * width * -(-given[1] // lanes) * lanes * (given[7] - given[6]) * given[8]
-        tile.cross(*given)
+        run_cross(*given)
 
     def dot_tile(*given: Any) -> None:
         nonlocal made
         made += given[0] * given[1] * given[10] * given[11]
-        tile.dot(*given)
+        run_dot(*given)
 
     cases: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
         ((3, 2, 7, 6), (9, 2, 3, 2), {"stride": 2, "padding": 1}),

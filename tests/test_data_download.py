@@ -181,25 +181,55 @@ def test_a_folder_of_that_name_without_the_batches_is_not_overwritten(server, tm
 def test_a_page_in_place_of_the_file_costs_nothing_of_what_came(server, tmp_path):
     archive = server.archive(tar_of(batches()))
     (tmp_path / "tiny.tar.gz.part").write_bytes(server.content[:100])
-    server.ranges, server.kind = False, "text/html; charset=utf-8"
-    with pytest.raises(data.DownloadError, match=r"sent a page \(text/html; charset=utf-8\)"):
+    server.ranges, server.kind = False, "Text/HTML; charset=utf-8"
+    with pytest.raises(data.DownloadError, match=r"sent a page \(Text/HTML; charset=utf-8\)"):
         get(tmp_path, archive)
     assert (tmp_path / "tiny.tar.gz.part").read_bytes() == server.content[:100]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="folders cannot be locked there")
-def test_of_two_at_once_one_downloads_and_the_other_waits(server, tmp_path):
+@pytest.mark.skipif(sys.platform == "win32", reason="files are not locked there")
+@pytest.mark.parametrize("stage", ["asked", "checked", "unpacked"])
+def test_of_two_at_once_one_downloads_and_the_other_waits(server, tmp_path, monkeypatch, stage):
     archive = server.archive(tar_of(batches()))
-    server.held = threading.Event()
+    entered, held = threading.Event(), threading.Event()
+
+    def stop_at(function):
+        def stopping(*given, **named):
+            entered.set()
+            assert held.wait(20)
+            return function(*given, **named)
+
+        return stopping
+
+    if stage == "asked":
+        monkeypatch.setattr(resume, "_open", stop_at(resume._open))
+    elif stage == "checked":
+        monkeypatch.setattr("pooch.core.hash_matches", stop_at(pooch.core.hash_matches))
+    else:
+        monkeypatch.setattr(download, "_unpack", stop_at(download._unpack))
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        both = [pool.submit(get, tmp_path / "new", archive) for _ in range(2)]
-        while not server.asked:
-            time.sleep(0.01)
+        both = [pool.submit(get, tmp_path / "new", archive)]
+        assert entered.wait(20)
+        both.append(pool.submit(get, tmp_path / "new", archive))
         assert not concurrent.futures.wait(both, timeout=0.3).done
-        server.held.set()
-        assert [future.result() for future in both] == [tmp_path / "new" / FOLDER] * 2
+        held.set()
+        assert [future.result(20) for future in both] == [tmp_path / "new" / FOLDER] * 2
     assert len(server.asked) == 1
     assert [path.name for path in (tmp_path / "new").iterdir()] == [FOLDER]
+
+
+def test_a_server_that_refuses_every_range_is_not_asked_for_ever(server, tmp_path):
+    archive = server.archive(b"")  # nothing begins at byte 0
+    with pytest.raises(data.DownloadError, match="416"):
+        get(tmp_path, archive)
+    assert len(server.asked) == 1
+
+
+def test_a_link_where_the_archive_would_go_is_named_before_the_download(server, tmp_path):
+    (tmp_path / FOLDER).symlink_to(tmp_path / "nowhere")
+    with pytest.raises(data.DownloadError, match=f"{FOLDER} is there and holds no batches"):
+        get(tmp_path, server.archive(tar_of(batches())))
+    assert server.asked == []
 
 
 def silent_port():
@@ -251,7 +281,8 @@ def test_a_missing_package_is_named_with_the_extra(server, tmp_path, monkeypatch
     archive = server.archive(tar_of(batches()))
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=rf"{name} is not installed.*deconv-core\[train\]"):
-        get(tmp_path, archive)
+        get(tmp_path / "new", archive)
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_progress_bar_counts_what_was_there_before(server, tmp_path, monkeypatch):

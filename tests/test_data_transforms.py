@@ -150,6 +150,11 @@ def test_a_subclass_of_a_transform_is_called_as_it_is() -> None:
             TypeError,
             "out takes a batch of float32, not float64",
         ),
+        (
+            lambda: Normalize(0, 1)(*[np.zeros((n, 1, 2, 2), np.float32) for n in (1, 3)]),
+            ValueError,
+            r"out has shape \(3, 1, 2, 2\), the batch has \(1, 1, 2, 2\)",
+        ),
     ],
 )
 def test_what_clashes_is_named(make, error, message):

@@ -22,12 +22,12 @@ class Machine:
 
     Attributes
     ----------
-    spread : (lanes, vectors) pairs for `tile.spread`, largest first; ends with one lane. The first
-        is `tile.cross`'s too
-    dot : (lanes, vectors) pairs for `tile.dot`, largest first; ends with one lane
+    spread : (lanes, vectors) pairs for `tiles/spread.py`, largest first; ends with one lane. The
+        first is that of `tiles/cross.py` too
+    dot : (lanes, vectors) pairs for `tiles/dot.py`, largest first; ends with one lane
     masked : whether loads are masked by bits, for free
     broadcasting : whether multiply-adds broadcast a scalar from memory, for free
-    single_taps : channels of one tap each that `tile.spread` multiplies in a turn of its loop
+    single_taps : channels of one tap each that `tiles/spread.py` multiplies in a turn
     near_bytes : of a packed source that stays in the second-level cache along with its weights
     """
 

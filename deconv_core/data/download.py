@@ -12,8 +12,7 @@ import sys
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -106,21 +105,20 @@ def find_or_download_cifar10(
         return found[0]
     was_there = place.exists()
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        part = place / (archive.filename + ".part")
-        with _alone(part):
+        with _alone(place / (archive.filename + ".lock")):
             found = locate(place)
             if found is not None:
                 return found[0]
             _check_free(place / archive.folder)
-            _unpack(_fetch(archive, part, progress), archive.folder, place)
+            _unpack(_fetch(archive, place, progress), archive.folder, place)
     except (OSError, ValueError) as error:
-        if not was_there:
-            with suppress(OSError):
-                place.rmdir()  # leaves nothing behind, unless part of the archive has come
         raise DownloadError(
             f"no CIFAR-10 in {place}, and {archive.url} could not be had: {error}"
         ) from error
+    finally:
+        if not was_there:
+            with suppress(OSError):
+                place.rmdir()  # leaves nothing behind, where nothing of the archive has come
     return place / archive.folder
 
 
@@ -131,40 +129,35 @@ def _root(root: str | PathLike[str] | None) -> Path:
     return Path(os.environ.get("DECONV_CORE_DATA") or require("pooch").os_cache("deconv_core"))
 
 
-@contextmanager
-def _alone(part: Path) -> Iterator[None]:
-    """Lock the file that grows, where the system can: who comes later waits for it."""
+def _alone(lock: Path) -> ExitStack:
+    """Return what holds a file, to be entered, where the system can lock files: others wait."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
     if sys.platform == "win32":
-        yield
-        return
+        return ExitStack()
     import fcntl
 
-    def is_part() -> bool:
-        return part.exists() and os.path.samestat(os.fstat(file.fileno()), part.stat())
-
     while True:
-        file = open(part, "ab")  # noqa: SIM115  (closed below)
-        with suppress(OSError):  # not every network file system has locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        if is_part():
-            break
-        file.close()  # another was complete meanwhile
-    try:
-        yield
-    finally:
-        if is_part() and not part.stat().st_size:
-            part.unlink()
-        file.close()
+        with suppress(FileNotFoundError), ExitStack() as stack:
+            file = stack.enter_context(open(lock, "ab"))
+            with suppress(OSError):  # not every network file system has locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                stack.callback(lock.unlink, missing_ok=True)
+                return stack.pop_all()
+        # Who had it before has taken the file away, or even the folder.
+        lock.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _check_free(goal: Path) -> None:
     """Raise where a folder to unpack to is taken: before a download that would be in vain."""
-    if goal.exists() and not (goal.is_dir() and next(goal.iterdir(), None) is None):
+    free = not goal.exists() or (goal.is_dir() and next(goal.iterdir(), None) is None)
+    if goal.is_symlink() or not free:
         raise FileExistsError(f"{goal} is there and holds no batches of CIFAR-10: move it away")
 
 
-def _fetch(archive: Archive, part: Path, progress: bool) -> Path:
-    """Download the archive beside the file that grows, unless it is there, and check it."""
+def _fetch(archive: Archive, place: Path, progress: bool) -> Path:
+    """Download the archive to a folder, unless it is there, and check it."""
+    part = place / (archive.filename + ".part")
     pooch = require("pooch")
     logger = pooch.get_logger()
     level = logger.level
@@ -174,7 +167,7 @@ def _fetch(archive: Archive, part: Path, progress: bool) -> Path:
             archive.url,
             known_hash=f"sha256:{archive.sha256}",
             fname=archive.filename,
-            path=part.parent,
+            path=place,
             downloader=ResumingDownloader(part, progress),
         )
     finally:

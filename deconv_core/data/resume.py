@@ -51,10 +51,10 @@ class ResumingDownloader:
         """Download ``url`` to ``output_file``, as pooch asks."""
         have = self.part.stat().st_size if self.part.exists() else 0
         response = _open(url, have)
-        if response.status_code == 416:  # nothing after what we have: complete, or not this file
+        if have and response.status_code == 416:  # nothing after that: complete, or not this file
             response.close()
             if response.headers.get("Content-Range") != f"bytes */{have}":
-                os.truncate(self.part, 0)
+                self.part.unlink()
                 return self(url, output_file, pooch)
         else:
             with response:
@@ -65,7 +65,7 @@ class ResumingDownloader:
         """Append the body of an answer, or start over where the server sends everything."""
         response.raise_for_status()
         kind = response.headers.get("Content-Type", "")
-        if kind.startswith("text/"):  # of a network that asks to log in, say; what is here stays
+        if kind.lower().startswith("text/html"):  # of a network that asks to log in, say
             raise DownloadError(f"the server sent a page ({kind}), not the file")
         resumed = response.status_code == 206
         if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
@@ -73,17 +73,6 @@ class ResumingDownloader:
         start = have if resumed else 0
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else None
-        try:
-            with open(self.part, "ab" if resumed else "wb", buffering=0) as file:
-                self._copy(response.raw.stream(_BLOCK, decode_content=False), file, start, total)
-        except require("urllib3.exceptions").HTTPError as error:
-            raise DownloadError(
-                f"the connection broke after {self.part.stat().st_size} of {total} bytes;"
-                " they are kept, the next try continues there"
-            ) from error
-
-    def _copy(self, blocks: Any, file: Any, start: int, total: int | None) -> None:
-        """Write blocks to the file under a progress bar (a terminal's only)."""
         bar = require("tqdm").tqdm(
             initial=start,
             total=total,
@@ -92,10 +81,16 @@ class ResumingDownloader:
             desc="CIFAR-10",
             disable=None if self.progress else True,
         )
-        with bar:
-            for block in blocks:
-                file.write(block)
-                bar.update(len(block))
+        try:
+            with bar, open(self.part, "ab" if resumed else "wb", buffering=0) as file:
+                for block in response.raw.stream(_BLOCK, decode_content=False):
+                    file.write(block)
+                    bar.update(len(block))
+        except require("urllib3.exceptions").HTTPError as error:
+            raise DownloadError(
+                f"the connection broke after {self.part.stat().st_size} of {total} bytes;"
+                " they are kept, the next try continues there"
+            ) from error
 
 
 def _open(url: str, offset: int) -> Any:

@@ -149,6 +149,8 @@ class Normalize:
                 )
         if out is not None:
             _check(out, "Normalize's out", np.float32)
+            if out.shape != x.shape:
+                raise ValueError(f"Normalize's out has shape {out.shape}, the batch has {x.shape}")
         result = np.subtract(x, self.mean[:, None, None], out=out)
         result /= self.std[:, None, None]
         return result

@@ -15,7 +15,7 @@ from ..runtime.arrays import flat
 from ..runtime.jit import entry, kernel
 from ..runtime.launch import launch, linked
 from ..runtime.tasks import add_chunks, count_workers, share
-from ..vectors.tile import spread
+from ..tiles.spread import spread
 from ..vectors.transpose import evenly, transpose
 from .batchgradplan import BatchGradPlan
 from .batchplan import LANES, VECTORS

@@ -1,8 +1,8 @@
 """Forward passes and input gradients with images innermost, for many small pictures.
 
 The source is transposed to (block of images, channel, pixel, image). Each task, one unit of one
-part of a block's rows, packs its weights, runs the register tile (tile.py) over its runs of pixels
-class by class (batchplan.py), and transposes the sums into the result.
+part of a block's rows, packs its weights, runs the register tile (tiles/spread.py) over its runs
+of pixels class by class (batchplan.py), and transposes the sums into the result.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from ..runtime.arrays import flat
 from ..runtime.jit import entry, kernel
 from ..runtime.launch import launch, linked
 from ..runtime.tasks import count_workers, share
+from ..tiles.spread import spread
 from ..vectors.rows import move
-from ..vectors.tile import spread
 from ..vectors.transpose import gather, transpose
 from .batchplan import BatchPlan
 

@@ -16,8 +16,8 @@ from ..runtime.arrays import flat
 from ..runtime.jit import entry, kernel
 from ..runtime.launch import launch
 from ..runtime.tasks import count_workers, share
+from ..tiles.spread import spread
 from ..vectors.rows import copy
-from ..vectors.tile import spread
 from ..vectors.transpose import evenly, transpose
 from .columns import pack_streams
 from .gemmplan import LANES, VECTORS, GemmPlan

@@ -18,8 +18,9 @@ from ..runtime.arrays import flat
 from ..runtime.jit import entry, kernel
 from ..runtime.launch import launch, launched, linked
 from ..runtime.tasks import count_workers, share
+from ..tiles.dot import dot
+from ..tiles.spread import spread
 from ..vectors.rows import copy, window
-from ..vectors.tile import dot, spread
 
 _VECTOR_BYTES = MACHINE.vector_bytes
 _FEATURES = 2048  # features of one pass of `dot`: rows of 8 KiB

@@ -17,8 +17,8 @@ from ..runtime.arrays import flat
 from ..runtime.jit import entry, kernel
 from ..runtime.launch import launch, linked
 from ..runtime.tasks import count_workers, share
+from ..tiles.spread import spread
 from ..vectors.rows import copy, window
-from ..vectors.tile import spread
 from .gemmgrad import pack_grad_lanes
 from .gemmplan import LANES
 from .wideplan import WidePlan

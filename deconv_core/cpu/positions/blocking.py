@@ -112,7 +112,7 @@ def cut_units(groups: int, count: int, block: int) -> np.ndarray:
 def covered(length: int, lanes: int, vectors: int, width: int) -> int:
     """Return the positions that tiles of `lanes` by `vectors` of `width` compute for `length`.
 
-    The last of those with the most lanes may be of a single vector (tile.py).
+    The last of those with the most lanes may be of a single vector (tiles/spread.py).
     """
     step, most = vectors * width, MACHINE.spread[0][0]
     rest = length % step
@@ -128,7 +128,7 @@ def tiled(length: int, lanes: int, vectors: int, width: int) -> int:
 def covered_streams(streams: int, lanes: int, across: int) -> int:
     """Return the streams that tiles of `lanes` by `across` of them compute for `streams`.
 
-    The last of those with the most lanes may be half as wide (tile.py).
+    The last of those with the most lanes may be half as wide (tiles/dot.py).
     """
     rest, half = streams % across, across // 2
     last = half if lanes == MACHINE.dot[0][0] and rest <= half else across

@@ -1,7 +1,7 @@
 """The weight gradient: sums of products over positions, in chunks of blocks.
 
 The tasks of one chunk pack the source and the lanes of each block (pack.py) and add register tiles
-of products up (tile.py). Then the chunks' sums are added in their order.
+of products up (tiles/dot.py). Then the chunks' sums are added in their order.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..runtime.arrays import flat
 from ..runtime.jit import entry, kernel
 from ..runtime.launch import launch, linked
 from ..runtime.tasks import add_chunks, block_at, count_workers, positions_of, share, share_parts
-from ..vectors.tile import HALF, dot
+from ..tiles.dot import HALF, dot
 from .pack import pack_lanes, pack_source
 from .plan import Plan
 

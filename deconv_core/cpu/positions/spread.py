@@ -1,7 +1,7 @@
 """The forward pass and the input gradient, which is a transposed convolution's forward.
 
 Both are dense passes over phases (sweep.py). The tasks of one block pack its source (pack.py), run
-register tiles over it (tile.py), and unpack the panel of their results.
+register tiles over it (tiles/spread.py), and unpack the panel of their results.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from ..config import AHEAD_TILES, MACHINE
 from ..runtime.jit import entry, kernel
 from ..runtime.launch import launch, linked
 from ..runtime.tasks import block_at, positions_of, share, share_parts
+from ..tiles.spread import spread
 from ..vectors.rows import prefetch
-from ..vectors.tile import spread
 from .pack import pack_joint_weights, pack_source, pack_weights, unpack, weight_places
 from .plan import Plan
 from .units import run_units
@@ -30,7 +30,7 @@ def _rows(
     """Run one unit over rows of `length` positions, straight into `y`.
 
     A row's last tile overlaps the one before it, so that whole vectors stay inside the row; it is
-    of a single vector where that is enough (tile.py). With `singly`, tiles are made one by one,
+    of a single vector where that is enough. With `singly`, tiles are made one by one,
     and the next one's results are called for.
     """
     width, together = _VECTOR_BYTES // x.itemsize, 1 if singly else rows

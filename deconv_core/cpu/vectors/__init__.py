@@ -1,1 +1,1 @@
-"""What kernels are written in: vector instructions, moves of rows, and the register tiles."""
+"""What kernels are written in: vector instructions, moves of rows, and transposes."""

@@ -18,7 +18,7 @@ from ..runtime.arrays import flat
 from ..runtime.jit import entry, kernel
 from ..runtime.launch import launch, linked
 from ..runtime.tasks import add_chunks, count_workers, share, share_parts
-from ..vectors.tile import spread
+from ..tiles.spread import spread
 from ..vectors.transpose import evenly, transpose
 from .tilegradplan import LANES, VECTORS, TileGradPlan
 from .transforms import pack_grad_tiles, pack_tiles

@@ -15,7 +15,7 @@ from ..runtime.arrays import flat
 from ..runtime.jit import entry, kernel
 from ..runtime.launch import launch, linked
 from ..runtime.tasks import count_workers, share, share_parts
-from ..vectors.tile import cross
+from ..tiles.cross import cross
 from .tilepassplan import TilePlan
 from .transforms import pack_tiles, unpack_tiles
 from .weights import pack_tile_weights

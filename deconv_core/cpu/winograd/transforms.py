@@ -3,8 +3,8 @@
 Along one axis, m results of t = 5 - m taps g over four elements d are ``A^T ((G g) * (B^T d))``
 with four products, not m t = 6. Along both, a *tile* of 4x4 source elements becomes 16 transformed
 elements, one in each of 16 planes; each plane, a matrix of tiles by channels, is multiplied by one
-of transformed weights (tile.py); and 16 products become m x m results, 16 instead of 36. A pass
-with a stride is a dense one for each phase, so it has such planes for each phase; where a
+of transformed weights (tiles/cross.py); and 16 products become m x m results, 16 instead of 36. A
+pass with a stride is a dense one for each phase, so it has such planes for each phase; where a
 phase has fewer taps, some of them vanish. A dilated pass is a dense one for each of its *folds*:
 with a dilation of two, every second row and column. Folds of the rows are images of their own,
 those of the columns lie side by side in a row of tiles. Where a pass has a single tap along a
@@ -311,7 +311,7 @@ def unpack_tiles(
     """Turn the sums of a vector of result channels, from `channel` on, into results, with bias.
 
     The sum of column phase and product k and row product r of row phase `phase_h`, for tile t, is
-    at ``sums[at + (r * phases + k) * plane + t * most]``, as tile.py's `cross` leaves it.
+    at ``sums[at + (r * phases + k) * plane + t * most]``, as `cross` leaves it.
     """
     points, tile, tile_h, width = p.points_h, p.tile, p.tile_h, _VECTOR_BYTES // y.itemsize
     plane, block, each, total = (
