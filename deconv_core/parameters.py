@@ -42,6 +42,8 @@ class Parameter:
 
     def __init__(self, data: np.ndarray, grad: np.ndarray | None = None) -> None:
         if device.of(data) != "cuda":
+            if isinstance(data, np.ndarray):
+                checks.plain("data", data)
             data = np.asarray(data, init.float_dtype(np.asarray(data).dtype), order="C")
         if grad is None:
             grad = device.zeros(data.shape, data.dtype, device.of(data))

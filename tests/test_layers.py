@@ -225,6 +225,8 @@ def test_parameter() -> None:
         Parameter(np.ones(2), np.zeros(3))
     with pytest.raises(TypeError, match="data and grad must have one dtype, got float64 and fl"):
         Parameter(np.ones(2), np.zeros(2, np.float32))
+    with pytest.raises(TypeError, match="data must be a numpy.ndarray, got MaskedArray"):
+        Parameter(np.ma.masked_array(np.ones(2), [True, False]))
 
 
 def test_layers_say_what_they_are() -> None:

@@ -15,7 +15,7 @@ from deconv_core import functional as F
 from deconv_core import geometry, memory
 from deconv_core.cpu.config import MACHINE, SUM_TERMS
 from deconv_core.cpu.runtime import linking
-from deconv_core.cpu.tiles.spread import spread
+from deconv_core.cpu.tiles import spread as tile
 
 LANES, VECTORS = MACHINE.spread[0]
 POSITIONS = VECTORS * MACHINE.vector_bytes // 4
@@ -26,7 +26,7 @@ CHANNELS, TAPS, REPEATS = 32, 9, 200
 def tile_alone(w, x, taps, bias, y):
     """Run the largest tile over and over, on operands in the nearest cache."""
     for _ in range(REPEATS):
-        spread(
+        tile.spread(
             LANES, 1, POSITIONS, w, 0, 0, x, 0, 0, POSITIONS, CHANNELS, taps, 0, TAPS, bias, 0,
             y, 0, 0, POSITIONS, 1, 0, SUM_TERMS,
         )  # fmt: skip
@@ -144,7 +144,7 @@ def test_subnormal_numbers_left_in_memory_cost_nothing(
 def test_tiles_multiply_in_registers() -> None:
     tile_call()()
     pointer = numba.types.CPointer(numba.float32)
-    kernel = linking._dispatchers[f"{spread.__module__}.spread"]
+    kernel = linking._dispatchers[f"{tile.__name__}.spread"]
     signature = next(kinds for kinds in kernel.overloads if pointer in kinds)
     anew = numba.njit(kernel.py_func)  # what is kept on disk cannot be inspected
     anew.compile(signature)

@@ -114,11 +114,11 @@ SHARED_MACS = 1 << 18  # multiply-adds below which a pass runs on the calling th
 WORKER_MACS = 1 << 18  # multiply-adds worth waking one more thread for, where there are many
 PARTIAL_BYTES = 1 << 25  # partial sums of a weight gradient
 MAX_CHUNKS = 32
-# Products that a transformed element of the source costs: where vectors are narrow, products take
-# longer and the transform little more.
-TILED_SOURCE = 8 if MACHINE.vector_bytes == 64 else 5
+# Products that a transformed element of the source costs, and a sum of products: where vectors are
+# narrow, products take longer and the transform little more; but a tile makes fewer of a sum's
+# products while it takes as long to begin and to write it.
+TILED_SOURCE, TILED_SUM = (8, 4) if MACHINE.vector_bytes == 64 else (5, 8)
 TILED_PIXEL = 12  # the same of a pixel of the source,
-TILED_SUM = 4  # of a sum of products,
 TILED_RESULT = 5  # of the result that it is made into,
 TILED_WEIGHT = 45  # and of the weight
 # Tiles of a block: so many at most, or fewer, but so many at least, until there are so many tasks.
@@ -130,7 +130,7 @@ NEAR_BLOCKS = 1, 132, 8  # the same of such blocks as TILE_BLOCKS,
 NEAR_CHANNELS = 96  # channels whose weights are transformed together,
 NEAR_WEIGHTS_BYTES = 9 << 14  # and their bytes, at most: they stay in the second-level cache
 # Of the direct products, those of Winograd's tiles may be so many, costs included.
-TILED_SHARE = 0.99 if MACHINE.vector_bytes == 64 else 0.9
+TILED_SHARE = 0.99 if MACHINE.vector_bytes == 64 else 0.92
 GRAD_SHARE = 0.97  # the same of a weight gradient,
 GRAD_MOVES = 1.15  # whose transforms cost so many times as much: two operands share the cache,
 GRAD_WEIGHT = 60  # whose sums cost so many products,
