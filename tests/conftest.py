@@ -31,6 +31,11 @@ settings.load_profile("reproducible")
 calls.share_from(0)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the simulator's tests, the longest: or one process waits for the other."""
+    items.sort(key=lambda item: item.path.name != "test_cuda_simulator.py")
+
+
 @pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
 def dtype(request: pytest.FixtureRequest) -> type:
     """Each of the two dtypes of the contract in turn."""
