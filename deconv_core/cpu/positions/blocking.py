@@ -219,7 +219,9 @@ def _blocks(work: Pass) -> list[dict[str, int]]:
     chunk = _together(work)
     each = chunk * work.phases * work.itemsize
     room = PACK_BYTES // each
-    if not work.dot:  # within the second-level cache, unless that makes blocks small
+    if work.dot:  # whose lanes are read along with it, again and again
+        room = min(room, 2 * MACHINE.near_bytes // each)
+    else:  # within the second-level cache, unless that makes blocks small
         room = max(MACHINE.near_bytes // each, min(NEAR_POSITIONS, room))
     most = work.most_positions(room, phase_rows)
     return [cut | {"phase_rows": phase_rows, "chunk": chunk} for cut in cuts(work, most)]
