@@ -131,12 +131,12 @@ def _root(root: str | PathLike[str] | None) -> Path:
 
 def _alone(lock: Path) -> ExitStack:
     """Return what holds a file, to be entered, where the system can lock files: others wait."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
     if sys.platform == "win32":
         return ExitStack()
     import fcntl
 
-    while True:
+    while True:  # who had it before may have taken the file away, or even the folder
+        lock.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError), ExitStack() as stack:
             file = stack.enter_context(open(lock, "ab"))
             with suppress(OSError):  # not every network file system has locks
@@ -144,8 +144,6 @@ def _alone(lock: Path) -> ExitStack:
             if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
                 stack.callback(lock.unlink, missing_ok=True)
                 return stack.pop_all()
-        # Who had it before has taken the file away, or even the folder.
-        lock.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _check_free(goal: Path) -> None:
