@@ -29,6 +29,7 @@ class Machine:
     broadcasting : whether multiply-adds broadcast a scalar from memory, for free
     single_taps : channels of one tap each that `tiles/spread.py` multiplies in a turn
     near_bytes : of a packed source that stays in the second-level cache along with its weights
+    crossing : whether vectors that lie across two cache lines take much longer from that cache
     """
 
     vector_bytes: int
@@ -38,6 +39,7 @@ class Machine:
     broadcasting: bool = False
     single_taps: int = 1
     near_bytes: int = 3 << 18
+    crossing: bool = False
 
 
 _WIDE = (  # for 32 registers
@@ -52,6 +54,7 @@ _FAMILIES = {
         ((4, 3), (3, 3), (2, 5), (1, 9)),
         single_taps=2,
         near_bytes=3 << 17,
+        crossing=True,
     ),
     "neon": Machine(16, *_WIDE),
     "sse": Machine(16, ((6, 2), (4, 2), (2, 4), (1, 8)), ((4, 2), (2, 4), (1, 9))),
@@ -94,6 +97,8 @@ LINE = 64  # bytes of a cache line
 PACK_BYTES = 7 << 17  # packed source of one block: about a common second-level cache,
 NEAR_POSITIONS = 512  # or `MACHINE.near_bytes`, where that leaves a block so many positions
 MANY_PHASES = 16  # of a source, whose channels are packed in chunks for so many positions
+CROSSED_CHANNELS = 64  # of source and result, with which 1x1 passes are packed too, if they take
+CROSSED_MACS = 1 << 24  # so many multiply-adds, and if vectors across cache lines take long
 PANEL_PHASES = 16  # write phases that are computed in turn from the same packed source
 PANEL_BYTES = 1 << 20  # a tile's results before they are unpacked, for so many phases
 LEAST_LANES = 3.5  # that a tile of fewer takes as long as: it waits for what it loads

@@ -311,15 +311,35 @@ def _choose(work: Pass, joint: int) -> dict[str, int]:
     return ways[costs.index(least) if least < FULLER_SHARE * costs[0] else 0]
 
 
+def _even_taps(work: Pass) -> int:
+    """Return how many taps a channel has, if each reads a phase of its own where it begins, or 1.
+
+    Such taps lie a phase apart, and can be multiplied like as many channels of one tap each.
+    """
+    rows, columns = work.rows, work.columns
+    for axis in (rows, columns):
+        if axis.write_stride > 1 or axis.reach or len(axis.taps) > len(axis.read_phases):
+            return 1
+    return 1 if work.dot or MACHINE.single_taps == 1 else work.phases
+
+
 def packed_layout(work: Pass) -> dict[str, int]:
     """Return how a pass is cut into blocks, and how one is packed: (channel, phase, position)."""
     joint = 1 if work.dot else choose_joint(work.rows, work.columns, work.result)
     layout = _choose(work, joint)
     if work.rows.read_stride > 1 or work.columns.read_stride > 1:
         layout["phase_plane"] += work.width  # whole vectors are written
-    plane = line_stride(work.phases * layout["phase_plane"] + work.columns.reach, work.itemsize)
+    if not work.dot:  # and read: a phase's only tap then never lies across cache lines
+        layout["phase_plane"] = ceil_div(layout["phase_plane"], work.width) * work.width
+    even = _even_taps(work)
+    if even > 1:
+        layout["phase_plane"] = line_stride(layout["phase_plane"], work.itemsize)
+        plane = even * layout["phase_plane"]
+    else:
+        plane = line_stride(work.phases * layout["phase_plane"] + work.columns.reach, work.itemsize)
     return layout | {
         "plane": plane,
+        "even": even,
         "packed_size": work.packed_size(layout["chunk"] * plane),
         "straight": _straight(work, layout),
         "joint": joint,

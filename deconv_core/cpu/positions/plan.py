@@ -18,6 +18,8 @@ from ..config import (
     AHEAD_BYTES,
     AHEAD_PLANES,
     CAREFUL_MACS,
+    CROSSED_CHANNELS,
+    CROSSED_MACS,
     LANES_BYTES,
     LEAST_TERMS,
     MACHINE,
@@ -40,6 +42,7 @@ _FIELDS = (
     "batch rows columns reach_h reach_w "  # positions of one image, halo
     "images block_rows row_blocks block_columns column_blocks blocks chunks run run_pitch "
     "pitch image_rows phase_plane plane positions "  # packed source, in elements
+    "even "  # taps of a channel that lie as far apart as channels do, or one
     "panel_pitch packed_size panel_size unit_panel phase_rows "
     "weight_size scratch_size "  # all units' weights (or sums), one worker's workspace
     "kernel w_lane w_channel streams tile_size lanes_size unit_run "  # weights and their sums
@@ -147,10 +150,17 @@ def most_workers(geometry: ConvGeometry, tasks: int) -> int:
     return max(1, min(tasks, max(least, geometry.macs // WORKER_MACS)))
 
 
-def _flat(work: Pass) -> tuple[Sweep, Sweep] | None:
-    """Return the sweeps of a pass that needs no packing: 1x1, no strides, big enough pictures."""
+def _flat(geometry: ConvGeometry, work: Pass) -> tuple[Sweep, Sweep] | None:
+    """Return the sweeps of a pass that needs no packing: 1x1, no strides, big enough pictures.
+
+    Where vectors across cache lines take long, a pass of many channels is packed nevertheless: in
+    the caller's array lines begin anywhere, and those of many channels share the same cache sets.
+    """
     flat = plain_sweeps(work.rows, work.columns)
     if flat is None or (work.dot and flat[1].count % work.width):
+        return None
+    many = min(work.source, work.result) >= CROSSED_CHANNELS and geometry.macs >= CROSSED_MACS
+    if MACHINE.crossing and many and not work.dot:
         return None
     widest = work.width * max(vectors for _, _, vectors in tiles(work.result, MACHINE.spread))
     return flat if work.dot or flat[1].count >= widest else None
@@ -166,7 +176,7 @@ def _least_packed(work: Pass) -> tuple[tuple[Sweep, Sweep], dict[str, int]]:
 
 def _common(geometry: ConvGeometry, work: Pass) -> tuple[dict[str, int], tuple[Sweep, Sweep]]:
     """Return the fields that every pass fills alike, and the sweeps that it makes."""
-    flat = _flat(work)
+    flat = _flat(geometry, work)
     if flat:
         rows, columns = flat
         layout = plain_layout(work._replace(rows=rows, columns=columns))
@@ -180,7 +190,7 @@ def pass_numbers(
     geometry: ConvGeometry, work: Pass, sweeps: tuple[Sweep, Sweep], layout: dict[str, int]
 ) -> dict[str, int]:
     """Return all fields of a plan that makes `sweeps`: zero where its layout has none."""
-    numbers = dict.fromkeys(_FIELDS, 0) | {"chunk": work.source, "joint": 1} | layout
+    numbers = dict.fromkeys(_FIELDS, 0) | {"chunk": work.source, "joint": 1, "even": 1} | layout
     numbers |= {
         "groups": geometry.groups, "source_channels": work.source, "result_channels": work.result,
         "kernel": len(work.rows.taps) * len(work.columns.taps),

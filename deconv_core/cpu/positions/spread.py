@@ -46,8 +46,9 @@ def _rows(
                 for lane in range(lanes):
                     prefetch(y, y_at + row * y_row + lane * size + q + count, step)
             spread(
-                lanes, together, count, weights, at, 0, x, x_at + row * x_row + q, x_row, plane,
-                p.source_channels, taps, 0, taps.size, bias, channel,
+                lanes, together, count, weights, at, 0, x, x_at + row * x_row + q, x_row,
+                plane // p.even, p.source_channels * p.even, taps, 0, taps.size - p.even + 1,
+                bias, channel,
                 y, y_at + row * y_row + q, y_row, size, 1, ahead, p.terms,
             )  # fmt: skip
 
@@ -120,8 +121,9 @@ def _block(
                 before += channel * (phase_at[phase + 1] - phase_at[phase])
                 spread(
                     lanes, (positions + p.run_pitch - 1) // p.run_pitch, min(p.run, positions),
-                    weights, at + lanes * before, 0, packed, 0, p.run_pitch, p.plane, channels,
-                    taps, phase_at[phase], phase_at[phase + 1], none, 0,
+                    weights, at + lanes * before, 0, packed, 0, p.run_pitch, p.plane // p.even,
+                    channels * p.even, taps, phase_at[phase], phase_at[phase + 1] - p.even + 1,
+                    none, 0,
                     sums, (phase * p.joint - begin) * phase_pitch, p.run_pitch, p.panel_pitch,
                     1 if channel == 0 else 0, p.ahead, p.terms,
                 )  # fmt: skip

@@ -59,15 +59,21 @@ def _spread(
         wanted = builder.add(terms_, builder.lshr(taken, one))
         chunk = emit.at_least_one(builder.sdiv(wanted, taken))
 
-        def multiply(columns: int, begins: list[Any]) -> None:
-            """Multiply steps, whose positions begin there; call for what later ones read."""
+        def multiply(columns: int, begins: list[Any], crossing: bool) -> None:
+            """Multiply steps, whose positions begin there; call for what later ones read.
+
+            These are the cache lines of vectors that begin one, and with `crossing` the line that
+            the last one ends in as well.
+            """
+            count = columns * emit.width
+            called = [*range(0, count, LINE // emit.size)] + [count - 1] * crossing
             scalars = builder.load(weight)
             for at in range(0, len(begins) * high * emit.size, LINE):
                 emit.prefetch(emit.step(scalars, high * AHEAD_STEPS + at // emit.size))
             for i, begin in enumerate(begins):
                 far = emit.step(begin, ahead_)
-                for v in range(0, columns, LINE // MACHINE.vector_bytes):
-                    emit.prefetch(emit.step(far, v * emit.width))
+                for element in called:
+                    emit.prefetch(emit.step(far, element))
                 positions = [emit.load(emit.step(begin, v * emit.width)) for v in range(columns)]
                 add_products(emit, emit.step(scalars, high * i), 1, positions, total)
             builder.store(emit.step(scalars, high * len(begins)), weight)
@@ -80,7 +86,7 @@ def _spread(
             """
             begin = builder.load(upcoming)
             builder.store(after, upcoming)
-            multiply(columns, [begin])
+            multiply(columns, [begin], MACHINE.crossing)
 
         def all_taps(columns: int, some: Any) -> None:
             """Multiply all taps, of which there are some, of channels."""
@@ -106,7 +112,7 @@ def _spread(
                     for _ in range(together):
                         begins.append(emit.step(begins[-1], plane_))
                     builder.store(begins.pop(), upcoming)
-                    multiply(columns, begins)
+                    multiply(columns, begins, False)
 
         def write(target: Any, begins: Any, columns: int) -> None:
             """Add the sums to the bias if they begin, or else to the results."""
