@@ -27,7 +27,8 @@ class Machine:
     dot : (lanes, vectors) pairs for `tiles/dot.py`, largest first; ends with one lane
     masked : whether loads are masked by bits, for free
     broadcasting : whether multiply-adds broadcast a scalar from memory, for free
-    single_taps : channels of one tap each that `tiles/spread.py` multiplies in a turn
+    turns : (taps, channels) pairs: of channels of so many taps `tiles/spread.py` multiplies so many in
+        a turn of its loop, all steps one after the other
     near_bytes : of a packed source that stays in the second-level cache along with its weights
     crossing : whether vectors that lie across two cache lines take much longer from that cache
     """
@@ -37,7 +38,7 @@ class Machine:
     dot: tuple[tuple[int, int], ...]
     masked: bool = False
     broadcasting: bool = False
-    single_taps: int = 1
+    turns: tuple[tuple[int, int], ...] = ()
     near_bytes: int = 3 << 18
     crossing: bool = False
 
@@ -52,7 +53,7 @@ _FAMILIES = {
         32,
         ((6, 2), (5, 2), (4, 3), (3, 3), (2, 5), (1, 8)),
         ((4, 3), (3, 3), (2, 5), (1, 9)),
-        single_taps=2,
+        turns=((1, 2), (2, 1), (3, 1), (4, 1)),
         near_bytes=3 << 17,
         crossing=True,
     ),
@@ -153,6 +154,7 @@ DOT_TERMS = 96, 64  # products that an element of a weight gradient's vectors ad
 FEW_TAPS = 4  # with so few, the second of these: their streams share less of what they read
 AHEAD_STEPS = 48  # of a tile, between the weights that it multiplies and those it calls for
 AHEAD_PLANES = 2  # channels, the same of its source;
+AHEAD_TAPS = 4
 AHEAD_BYTES = 1 << 15  # of a packed plane, at most, or nothing is called for
 AHEAD_TILES = 2  # where that comes from memory, tiles
 WIDE_TERMS = 96  # products added up in a row along a wide kernel's rows,

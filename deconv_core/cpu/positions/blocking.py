@@ -311,16 +311,20 @@ def _choose(work: Pass, joint: int) -> dict[str, int]:
     return ways[costs.index(least) if least < FULLER_SHARE * costs[0] else 0]
 
 
-def _even_taps(work: Pass) -> int:
-    """Return how many taps a channel has, if each reads a phase of its own where it begins, or 1.
+def _alike(work: Pass) -> int:
+    """Return how many phases of the source have the same taps as one another, or 1.
 
-    Such taps lie a phase apart, and can be multiplied like as many channels of one tap each.
+    They can be multiplied like as many channels, if tiles have turns of their loop for these taps.
     """
-    rows, columns = work.rows, work.columns
-    for axis in (rows, columns):
-        if axis.write_stride > 1 or axis.reach or len(axis.taps) > len(axis.read_phases):
+    taps = 1
+    for axis in (work.rows, work.columns):
+        each: list[list[int]] = [[] for _ in axis.read_phases]
+        for _, phase, offset in axis.taps:
+            each[phase].append(offset)
+        if axis.write_stride > 1 or any(offsets != each[0] for offsets in each):
             return 1
-    return 1 if work.dot or MACHINE.single_taps == 1 else work.phases
+        taps *= len(each[0])
+    return 1 if work.dot or taps not in dict(MACHINE.turns) else work.phases
 
 
 def packed_layout(work: Pass) -> dict[str, int]:
@@ -331,15 +335,15 @@ def packed_layout(work: Pass) -> dict[str, int]:
         layout["phase_plane"] += work.width  # whole vectors are written
     if not work.dot:  # and read: a phase's only tap then never lies across cache lines
         layout["phase_plane"] = ceil_div(layout["phase_plane"], work.width) * work.width
-    even = _even_taps(work)
-    if even > 1:
-        layout["phase_plane"] = line_stride(layout["phase_plane"], work.itemsize)
-        plane = even * layout["phase_plane"]
+    alike = _alike(work)
+    if alike > 1:
+        layout["phase_plane"] = line_stride(layout["phase_plane"] + work.columns.reach, work.itemsize)
+        plane = alike * layout["phase_plane"]
     else:
         plane = line_stride(work.phases * layout["phase_plane"] + work.columns.reach, work.itemsize)
     return layout | {
         "plane": plane,
-        "even": even,
+        "alike": alike,
         "packed_size": work.packed_size(layout["chunk"] * plane),
         "straight": _straight(work, layout),
         "joint": joint,

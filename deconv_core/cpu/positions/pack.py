@@ -33,8 +33,11 @@ def weight_places(p, tap_kernel, phase_at, channels, pitch):
     """Return where the weights of a lane's first channels go: place, step of channels, the end.
 
     They are packed as (write phase, channel, tap, lane), with `pitch` elements for a tap's lanes.
+    What whole vectors write behind these is overwritten, as the taps behind are moved later. Those
+    of the next phase of the source are not: up to these no whole vector is to be written.
     """
     kernel, together = p.kernel, channels_together(p)
+    each = kernel // p.alike if p.alike > 1 else 1  # taps of a phase of the source
     places = np.empty(3 * kernel * together, np.int64)
     for phase in range(phase_at.size - 1):
         begin, end = phase_at[phase], phase_at[phase + 1]
@@ -43,7 +46,8 @@ def weight_places(p, tap_kernel, phase_at, channels, pitch):
             for channel in range(together):
                 k = 3 * (tap_kernel[tap] + channel * kernel)
                 places[k], places[k + 1] = at + channel * step, step
-                places[k + 2] = channels * end * pitch
+                masked = each > 1 and (each - tap % each) * pitch < _VECTOR_BYTES // 4
+                places[k + 2] = 0 if masked else channels * end * pitch
     return places
 
 

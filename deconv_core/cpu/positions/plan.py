@@ -17,6 +17,7 @@ from ...sweep import Sweep, adjoint_sweep, forward_sweep, plain_sweeps, trimmed
 from ..config import (
     AHEAD_BYTES,
     AHEAD_PLANES,
+    AHEAD_TAPS,
     CAREFUL_MACS,
     CROSSED_CHANNELS,
     CROSSED_MACS,
@@ -42,7 +43,7 @@ _FIELDS = (
     "batch rows columns reach_h reach_w "  # positions of one image, halo
     "images block_rows row_blocks block_columns column_blocks blocks chunks run run_pitch "
     "pitch image_rows phase_plane plane positions "  # packed source, in elements
-    "even "  # taps of a channel that lie as far apart as channels do, or one
+    "alike "  # phases of a channel that are multiplied like as many channels, or one
     "panel_pitch packed_size panel_size unit_panel phase_rows "
     "weight_size scratch_size "  # all units' weights (or sums), one worker's workspace
     "kernel w_lane w_channel streams tile_size lanes_size unit_run "  # weights and their sums
@@ -190,7 +191,7 @@ def pass_numbers(
     geometry: ConvGeometry, work: Pass, sweeps: tuple[Sweep, Sweep], layout: dict[str, int]
 ) -> dict[str, int]:
     """Return all fields of a plan that makes `sweeps`: zero where its layout has none."""
-    numbers = dict.fromkeys(_FIELDS, 0) | {"chunk": work.source, "joint": 1, "even": 1} | layout
+    numbers = dict.fromkeys(_FIELDS, 0) | {"chunk": work.source, "joint": 1, "alike": 1} | layout
     numbers |= {
         "groups": geometry.groups, "source_channels": work.source, "result_channels": work.result,
         "kernel": len(work.rows.taps) * len(work.columns.taps),
@@ -290,7 +291,7 @@ def finish(
     numbers["weight_size"], numbers["scratch_size"] = size, scratch
     rows, columns = sweeps
     taps, kernel, starts = tap_tables(rows, columns, numbers)
-    if work.dot:  # those of a phase follow one another: they read the same
+    if work.dot or numbers["alike"] > 1:  # those of a phase follow one another: they read the same
         order = np.argsort(taps)
         taps, kernel = taps[order], kernel[order]
     if numbers["joint"] > 1:
@@ -311,14 +312,15 @@ def finish(
     )  # fmt: skip
 
 
-def _ahead(plane: int, channels: int, itemsize: int) -> int:
+def _ahead(plane: int, channels: int, taps: int, itemsize: int) -> int:
     """Return how many elements ahead tiles call for positions: none where that would be in vain.
 
     Of few channels it would be beyond the packed source, where another thread may write; larger
     planes would leave the nearest cache again before they are read.
     """
-    near = channels > 2 * AHEAD_PLANES and plane * itemsize <= AHEAD_BYTES
-    return AHEAD_PLANES * plane if near else 0
+    planes = AHEAD_PLANES * (ceil_div(AHEAD_TAPS, taps) if MACHINE.turns else 1)
+    near = channels > 2 * planes and plane * itemsize <= AHEAD_BYTES
+    return planes * plane if near else 0
 
 
 @lru_cache(maxsize=512)
@@ -342,7 +344,8 @@ def spread_plan(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> Plan:
             size = lanes * source * taps
             units.append((group, first, lanes, at, vectors, size))
             at += size
-    numbers["ahead"] = _ahead(numbers["plane"], source, itemsize)
+    alike = numbers["alike"]
+    numbers["ahead"] = _ahead(numbers["plane"] // alike, source * alike, kernel // alike, itemsize)
     numbers["panel_pitch"] = line_stride(numbers["positions"] + work.widest, itemsize)
     panels = [lanes for _, _, lanes, _, vectors, _ in units if vectors > numbers["straight"]]
     phases = numbers["phase_rows"] * sweeps[1].write_stride // joint

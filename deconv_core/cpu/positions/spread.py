@@ -47,7 +47,7 @@ def _rows(
                     prefetch(y, y_at + row * y_row + lane * size + q + count, step)
             spread(
                 lanes, together, count, weights, at, 0, x, x_at + row * x_row + q, x_row,
-                plane // p.even, p.source_channels * p.even, taps, 0, taps.size - p.even + 1,
+                plane // p.alike, p.source_channels * p.alike, taps, 0, taps.size // p.alike,
                 bias, channel,
                 y, y_at + row * y_row + q, y_row, size, 1, ahead, p.terms,
             )  # fmt: skip
@@ -117,13 +117,12 @@ def _block(
             bottom = min(p.write_stride_h, top + p.phase_rows)
             begin, end = top * p.write_stride_w, bottom * p.write_stride_w
             for phase in range(begin // p.joint, end // p.joint):
-                before = p.source_channels * phase_at[phase]
-                before += channel * (phase_at[phase + 1] - phase_at[phase])
+                tap, count = phase_at[phase], phase_at[phase + 1] - phase_at[phase]
+                before = p.source_channels * tap + channel * count
                 spread(
                     lanes, (positions + p.run_pitch - 1) // p.run_pitch, min(p.run, positions),
-                    weights, at + lanes * before, 0, packed, 0, p.run_pitch, p.plane // p.even,
-                    channels * p.even, taps, phase_at[phase], phase_at[phase + 1] - p.even + 1,
-                    none, 0,
+                    weights, at + lanes * before, 0, packed, 0, p.run_pitch, p.plane // p.alike,
+                    channels * p.alike, taps, tap, tap + count // p.alike, none, 0,
                     sums, (phase * p.joint - begin) * phase_pitch, p.run_pitch, p.panel_pitch,
                     1 if channel == 0 else 0, p.ahead, p.terms,
                 )  # fmt: skip

@@ -51,7 +51,6 @@ def _spread(
         total = emit.accumulators(high, wide)
         # Where there is no tap, as in a phase between those of a kernel, `taps` may end.
         empty = builder.icmp_signed("<=", tap_count, zero)
-        single = builder.icmp_signed("==", tap_count, one)
         first_tap = builder.load(
             builder.select(empty, cgutils.alloca_once_value(builder, zero), offsets)
         )
@@ -86,7 +85,7 @@ def _spread(
             """
             begin = builder.load(upcoming)
             builder.store(after, upcoming)
-            multiply(columns, [begin], MACHINE.crossing)
+            multiply(columns, [begin], False)
 
         def all_taps(columns: int, some: Any) -> None:
             """Multiply all taps, of which there are some, of channels."""
@@ -99,20 +98,32 @@ def _spread(
                 builder.store(there, source)
                 tap(columns, emit.step(there, first_tap))
 
-        def single_taps(columns: int, some: Any) -> None:
-            """Multiply channels of one tap each, several in a turn of the loop."""
-            several = ir.Constant(INDEX, MACHINE.single_taps)
-            turns = builder.udiv(some, several)
-            for count, together in (
-                (turns, MACHINE.single_taps),
-                (builder.sub(some, builder.mul(turns, several)), 1),
-            ):
+        def turns(columns: int, some: Any, taps: int, channels: int) -> None:
+            """Multiply channels of so many taps, so many channels in a turn of the loop."""
+            places = [builder.load(emit.step(offsets, i)) for i in range(taps)]
+            whole = builder.udiv(some, ir.Constant(INDEX, channels))
+            rest = builder.urem(some, ir.Constant(INDEX, channels))
+            for count, together in ((whole, channels), (rest, 1))[:channels]:
                 with cgutils.for_range(builder, count):
-                    begins = [builder.load(upcoming)]
+                    here, begins = builder.load(source), []
                     for _ in range(together):
-                        begins.append(emit.step(begins[-1], plane_))
-                    builder.store(begins.pop(), upcoming)
-                    multiply(columns, begins, False)
+                        begins += [emit.step(here, place) for place in places]
+                        here = emit.step(here, plane_)
+                    builder.store(here, source)
+                    multiply(columns, begins, MACHINE.crossing and taps > 1)
+
+        def multiply_all(columns: int, some: Any, ways: tuple[tuple[int, int], ...]) -> None:
+            """Multiply all taps of some channels, by turns of the loop if there are any for them."""
+            if not ways:
+                all_taps(columns, some)
+                return
+            (taps, channels), *others = ways
+            here = builder.icmp_signed("==", tap_count, ir.Constant(INDEX, taps))
+            with builder.if_else(here) as (these, other):
+                with these:
+                    turns(columns, some, taps, channels)
+                with other:
+                    multiply_all(columns, some, tuple(others))
 
         def write(target: Any, begins: Any, columns: int) -> None:
             """Add the sums to the bias if they begin, or else to the results."""
@@ -140,14 +151,7 @@ def _spread(
                 more = builder.icmp_signed("<", chunk, rest)
                 some = builder.select(more, chunk, rest)
                 some = builder.select(empty, zero, some)
-                if MACHINE.single_taps > 1 and columns == wide:
-                    with builder.if_else(single) as (alone, together):
-                        with alone:
-                            single_taps(columns, some)
-                        with together:
-                            all_taps(columns, some)
-                else:
-                    all_taps(columns, some)
+                multiply_all(columns, some, MACHINE.turns if columns == wide else ())
                 write(target, builder.icmp_signed("<", first, fresh_), columns)
 
         step = ir.Constant(INDEX, wide * emit.width)
