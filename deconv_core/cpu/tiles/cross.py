@@ -51,10 +51,9 @@ def _cross(
             scalars, vectors = emit.step(builder.load(source), channel), builder.load(weight)
             after = emit.step(builder.load(source), high * ROW)  # the next positions
             emit.prefetch(emit.step(after, emit.times(channel, LINE // emit.size)))
-            loaded = []
-            for v in range(wide):
-                emit.prefetch(emit.step(vectors, (v + wide * AHEAD_CROSS) * emit.width))
-                loaded.append(emit.load(emit.step(vectors, v * emit.width)))
+            for v in range(0, wide * emit.width, LINE // emit.size):
+                emit.prefetch(emit.step(vectors, v + wide * AHEAD_CROSS * emit.width))
+            loaded = [emit.load(emit.step(vectors, v * emit.width)) for v in range(wide)]
             add_products(emit, scalars, ROW, loaded, total)
             builder.store(emit.step(vectors, wide * emit.width), weight)
 

@@ -21,6 +21,7 @@ from .transforms import pack_tiles, unpack_tiles
 from .weights import pack_tile_weights
 
 _VECTOR_BYTES, (_LANES, _VECTORS) = MACHINE.vector_bytes, MACHINE.spread[0]
+_NEAR_CHANNELS = MACHINE.near_channels
 
 
 @linked
@@ -64,11 +65,17 @@ def _multiply(
             first = (product - begin) * p.panel_plane
             sums[first : first + p.panel_plane] = 0
             continue
-        cross(
-            vectors, count, packed, x_at, p.plane, runs, starts[product], starts[product + 1],
-            channels, weights, at + starts[product] * size,
-            sums, (product - begin) * p.panel_plane, 1 if channel == 0 else 0,
-        )  # fmt: skip
+        together = _NEAR_CHANNELS or channels
+        runs_together = 1 if together < channels else starts[product + 1] - starts[product]
+        for run in range(starts[product], starts[product + 1], runs_together):
+            for first in range(0, channels, together):
+                begins = run == starts[product] and channel + first == 0
+                cross(
+                    vectors, count, packed, x_at + first // ROW * p.plane, p.plane, runs,
+                    run, run + runs_together, min(together, channels - first),
+                    weights, at + run * size + first * wide,
+                    sums, (product - begin) * p.panel_plane, 1 if begins else 0,
+                )  # fmt: skip
 
 
 @linked
