@@ -146,7 +146,8 @@ GRAD_MOVES = 1.15  # whose transforms cost so many times as much: two operands s
 GRAD_WEIGHT = 60  # whose sums cost so many products,
 # or so many, and so many more for all taps of a pair of channels, where sums become taps in cache:
 GRAD_NEAR_WEIGHT, GRAD_NEAR_TAPS = 6, 320
-GRAD_NEAR_BYTES = 1 << 20  # where the tiles of a block of source channels take so many bytes,
+# Where the tiles of a block of source channels take so many bytes, which narrow vectors gain nothing by,
+GRAD_NEAR_BYTES = 1 << 20 if MACHINE.vector_bytes == 64 else 0
 GRAD_NEAR_TASKS = 32  # and make one block anyway, or leave so many tasks;
 GRAD_NEAR_TERMS = {2: 16, 3: 32}  # so many of them are added up in a row, by a tile's results.
 GRAD_TASKS = 128  # Others are cut into more chunks until there are so many tasks,
