@@ -135,7 +135,8 @@ TILED_WEIGHT = 45  # and of the weight
 TILE_BLOCKS = 36, 72, 32
 BLOCK_TILES = 6  # A block costs as much as so many more,
 MOST_STEP = 160  # and its rows of tiles have so many at most, where folds are woven.
-NEAR_WEIGHT = 24  # of a weight that is transformed for each block, by the thread that uses it
+# Of a weight that is transformed for each block, by the thread that uses it:
+NEAR_WEIGHT = 24 if MACHINE.vector_bytes == 64 else 12
 NEAR_BLOCKS = 1, 132, 8  # the same of such blocks as TILE_BLOCKS,
 NEAR_CHANNELS = 96  # channels whose weights are transformed together,
 NEAR_WEIGHTS_BYTES = 9 << 14  # and their bytes, at most: they stay in the second-level cache
@@ -146,7 +147,7 @@ GRAD_MOVES = 1.15  # whose transforms cost so many times as much: two operands s
 GRAD_WEIGHT = 60  # whose sums cost so many products,
 # or so many, and so many more for all taps of a pair of channels, where sums become taps in cache:
 GRAD_NEAR_WEIGHT, GRAD_NEAR_TAPS = 6, 320
-# Where the tiles of a block of source channels take so many bytes, which narrow vectors gain nothing by,
+# where the tiles of a block of source channels take so many bytes (narrow vectors gain nothing by it)
 GRAD_NEAR_BYTES = 1 << 20 if MACHINE.vector_bytes == 64 else 0
 GRAD_NEAR_TASKS = 32  # and make one block anyway, or leave so many tasks;
 GRAD_NEAR_TERMS = {2: 16, 3: 32}  # so many of them are added up in a row, by a tile's results.
@@ -159,7 +160,7 @@ DOT_TERMS = 96, 64  # products that an element of a weight gradient's vectors ad
 FEW_TAPS = 4  # with so few, the second of these: their streams share less of what they read
 AHEAD_STEPS = 48  # of a tile, between the weights that it multiplies and those it calls for
 AHEAD_PLANES = 2  # channels, the same of its source;
-AHEAD_TAPS = 4
+AHEAD_TAPS = 4  # or for so many taps, where turns of the loop make channels short;
 AHEAD_BYTES = 1 << 15  # of a packed plane, at most, or nothing is called for
 AHEAD_TILES = 2  # where that comes from memory, tiles
 WIDE_TERMS = 96  # products added up in a row along a wide kernel's rows,
