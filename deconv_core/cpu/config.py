@@ -27,10 +27,10 @@ class Machine:
     dot : (lanes, vectors) pairs for `tiles/dot.py`, largest first; ends with one lane
     masked : whether loads are masked by bits, for free
     broadcasting : whether multiply-adds broadcast a scalar from memory, for free
-    turns : (taps, channels) pairs: of channels of so many taps `tiles/spread.py` multiplies so many in
-        a turn of its loop, all steps one after the other
-    near_channels : source channels that Winograd's products take for all tiles of a block before the
-        next ones, so that their weights stay in the nearest cache; 0 for all
+    turns : (taps, channels) pairs: of channels of so many taps, `tiles/spread.py` multiplies so
+        many in a turn of its loop, all steps one after the other
+    near_channels : source channels that Winograd's products take for all tiles of a block before
+        the next ones, so that their weights stay in the nearest cache; 0 for all
     near_bytes : of a packed source that stays in the second-level cache along with its weights
     crossing : whether vectors that lie across two cache lines take much longer from that cache
     """
@@ -147,7 +147,7 @@ GRAD_MOVES = 1.15  # whose transforms cost so many times as much: two operands s
 GRAD_WEIGHT = 60  # whose sums cost so many products,
 # or so many, and so many more for all taps of a pair of channels, where sums become taps in cache:
 GRAD_NEAR_WEIGHT, GRAD_NEAR_TAPS = 6, 320
-# where the tiles of a block of source channels take so many bytes (narrow vectors gain nothing by it)
+# where the tiles of a block of source channels take so many bytes (narrow vectors gain nothing),
 GRAD_NEAR_BYTES = 1 << 20 if MACHINE.vector_bytes == 64 else 0
 GRAD_NEAR_TASKS = 32  # and make one block anyway, or leave so many tasks;
 GRAD_NEAR_TERMS = {2: 16, 3: 32}  # so many of them are added up in a row, by a tile's results.

@@ -337,7 +337,9 @@ def packed_layout(work: Pass) -> dict[str, int]:
         layout["phase_plane"] = ceil_div(layout["phase_plane"], work.width) * work.width
     alike = _alike(work)
     if alike > 1:
-        layout["phase_plane"] = line_stride(layout["phase_plane"] + work.columns.reach, work.itemsize)
+        layout["phase_plane"] = line_stride(
+            layout["phase_plane"] + work.columns.reach, work.itemsize
+        )
         plane = alike * layout["phase_plane"]
     else:
         plane = line_stride(work.phases * layout["phase_plane"] + work.columns.reach, work.itemsize)

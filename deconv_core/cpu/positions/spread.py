@@ -13,7 +13,6 @@ from ..runtime.jit import entry, kernel
 from ..runtime.launch import launch, linked
 from ..runtime.tasks import block_at, positions_of, share, share_parts
 from ..tiles.spread import spread
-from ..vectors.rows import prefetch
 from .pack import pack_joint_weights, pack_source, pack_weights, unpack, weight_places
 from .plan import Plan
 from .units import run_units
@@ -25,32 +24,24 @@ _VECTOR_BYTES, _MOST_LANES = MACHINE.vector_bytes, MACHINE.spread[0][0]
 @kernel
 def _rows(
     x, x_at, x_row, plane, weights, at, bias, channel, y, y_at, y_row, size, rows, length, p, taps,
-    lanes, step, ahead, singly,
+    lanes, step, ahead,
 ):  # fmt: skip
     """Run one unit over rows of `length` positions, straight into `y`.
 
     A row's last tile overlaps the one before it, so that whole vectors stay inside the row; it is
-    of a single vector where that is enough. With `singly`, tiles are made one by one,
-    and the next one's results are called for.
+    of a single vector where that is enough.
     """
-    width, together = _VECTOR_BYTES // x.itemsize, 1 if singly else rows
-    for row in range(0, rows, together):
-        start = 0
-        while start < length:
-            count = width if lanes == _MOST_LANES and length - start <= width else step
-            if not singly:
-                count = max(count, (length - start) // step * step)
-            q = min(start, length - count)
-            start += count
-            if singly:
-                for lane in range(lanes):
-                    prefetch(y, y_at + row * y_row + lane * size + q + count, step)
-            spread(
-                lanes, together, count, weights, at, 0, x, x_at + row * x_row + q, x_row,
-                plane // p.alike, p.source_channels * p.alike, taps, 0, taps.size // p.alike,
-                bias, channel,
-                y, y_at + row * y_row + q, y_row, size, 1, ahead, p.terms,
-            )  # fmt: skip
+    width, start = _VECTOR_BYTES // x.itemsize, 0
+    while start < length:
+        count = width if lanes == _MOST_LANES and length - start <= width else step
+        count = max(count, (length - start) // step * step)
+        q = min(start, length - count)
+        start += count
+        spread(
+            lanes, rows, count, weights, at, 0, x, x_at + q, x_row,
+            plane // p.alike, p.source_channels * p.alike, taps, 0, taps.size // p.alike,
+            bias, channel, y, y_at + q, y_row, size, 1, ahead, p.terms,
+        )  # fmt: skip
 
 
 @kernel(inline="always")
@@ -63,7 +54,7 @@ def _plain(x, weights, bias, y, p, taps, image, column, group, first, lanes, at,
         x, image * sources + group * p.source_channels * size + column, sources, size, weights, at,
         bias, channel, y, image * results + channel * size + column, results, size,
         min(p.images, p.batch - image), length, p, taps, lanes, step,
-        AHEAD_TILES * step, False,
+        AHEAD_TILES * step,
     )  # fmt: skip
 
 
@@ -72,13 +63,12 @@ def _straight(packed, weights, bias, y, p, taps, image, row, column, group, firs
     """Run one unit over a packed block row by row, straight into `y`."""
     size, length = p.rows * p.columns, min(p.block_columns, p.columns - column)
     channel = group * p.result_channels + first
-    parts = length % step > 0  # then cache lines are written in parts, and read before that
     for i in range(min(p.images, p.batch - image)):
         target = ((image + i) * p.groups * p.result_channels + channel) * size + column
         _rows(
             packed, i * p.image_rows * p.pitch, p.pitch, p.plane, weights, at, bias, channel,
             y, target + row * p.columns, p.columns, size, min(p.block_rows, p.rows - row), length,
-            p, taps, lanes, step, p.ahead, parts,
+            p, taps, lanes, step, p.ahead,
         )  # fmt: skip
 
 

@@ -113,7 +113,7 @@ def _spread(
                     multiply(columns, begins, MACHINE.crossing and taps > 1)
 
         def multiply_all(columns: int, some: Any, ways: tuple[tuple[int, int], ...]) -> None:
-            """Multiply all taps of some channels, by turns of the loop if there are any for them."""
+            """Multiply all taps of some channels, by turns of the loop where they fit."""
             if not ways:
                 all_taps(columns, some)
                 return
@@ -138,8 +138,23 @@ def _spread(
                                 before = constant if number == 0 else emit.load(place)
                                 emit.store(emit.add(before, builder.load(total[i][v])), place)
 
+        def call_for_next(target: Any, columns: int) -> None:
+            """Call for the next tile's results where this one ends within a cache line.
+
+            Lines that are written in parts are read before that.
+            """
+            within = builder.and_(builder.ptrtoint(target, INDEX), ir.Constant(INDEX, LINE - 1))
+            with builder.if_then(builder.icmp_signed("!=", within, zero)):
+                for i in range(high):
+                    row = emit.step(target, emit.times(y_pitch_, i))
+                    for v in range(
+                        columns * emit.width, 2 * columns * emit.width, LINE // emit.size
+                    ):
+                        emit.prefetch(emit.step(row, v))
+
         def tile(factors: Any, begin: Any, target: Any, columns: int) -> None:
             """Compute the positions that begin at address `begin`, by the weights at `factors`."""
+            call_for_next(target, columns)
             builder.store(factors, weight)
             builder.store(begin, source)
             builder.store(emit.step(begin, first_tap), upcoming)
