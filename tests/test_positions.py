@@ -55,6 +55,20 @@ def test_phases_with_the_same_taps(
         assert (np.diff(begins) == plan.numbers["plane"] // alike).all()
 
 
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "padding", "dilation"),
+    [((12, 12), (4, 4), 2, 0, 1), ((12, 1), (4, 2), (2, 1), (0, 2), (1, 4))],
+)
+def test_taps_of_a_phase_keep_the_kernels_order(
+    size: tuple[int, int], kernel: tuple[int, int], stride: Any, padding: Any, dilation: Any
+) -> None:
+    """Even where rows are so short that a tap reads behind the next row's first one."""
+    shape = geometry.conv((1, 5, *size), (3, 5, *kernel), stride, padding, dilation)
+    plan = check(shape, False, np.float32)
+    alike = int(plan.numbers["alike"][0])
+    assert alike == 1 or (np.diff(plan.tap_kernel.reshape(alike, -1)) > 0).all()
+
+
 @pytest.mark.parametrize("taps", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("channels", [1, 2, 3, 17])
 @pytest.mark.parametrize("results", [1, 3, 4, 6, 12])
