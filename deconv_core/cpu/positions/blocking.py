@@ -333,7 +333,7 @@ def packed_layout(work: Pass) -> dict[str, int]:
     layout = _choose(work, joint)
     if work.rows.read_stride > 1 or work.columns.read_stride > 1:
         layout["phase_plane"] += work.width  # whole vectors are written
-    if not work.dot:  # and read: a phase's only tap then never lies across cache lines
+    if not work.dot:  # and read: of a dense run, a phase's only tap is never across lines
         layout["phase_plane"] = ceil_div(layout["phase_plane"], work.width) * work.width
     alike = _alike(work)
     if alike > 1:

@@ -33,8 +33,9 @@ def weight_places(p, tap_kernel, phase_at, channels, pitch):
     """Return where the weights of a lane's first channels go: place, step of channels, the end.
 
     They are packed as (write phase, channel, tap, lane), with `pitch` elements for a tap's lanes.
-    What whole vectors write behind these is overwritten, as the taps behind are moved later. Those
-    of the next phase of the source are not: up to these no whole vector is to be written.
+    A whole vector also writes behind a tap's lanes. Within a phase that is overwritten: taps are in
+    the kernel's order, so those behind are moved later. The next phase's of the source may have
+    been moved before: a vector that would reach these is masked.
     """
     kernel, together = p.kernel, channels_together(p)
     each = kernel // p.alike if p.alike > 1 else 1  # taps of a phase of the source

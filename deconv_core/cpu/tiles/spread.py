@@ -139,7 +139,7 @@ def _spread(
                                 emit.store(emit.add(before, builder.load(total[i][v])), place)
 
         def call_for_next(target: Any, columns: int) -> None:
-            """Call for the next tile's results where this one ends within a cache line.
+            """Call for the next tile's results where this one begins within a cache line.
 
             Lines that are written in parts are read before that.
             """
