@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("junk")
 
 def check(shape: ConvGeometry, adjoint: bool, dtype: Any) -> Plan:
     """Compare a pass with the float64 reference, and return its plan."""
-    rng = np.random.default_rng(len(shape.weight_shape))
+    rng = np.random.default_rng(0)
     source, result = shape.input_shape, shape.output_shape
     if adjoint:
         source, result = result, source

@@ -29,7 +29,7 @@ class Machine:
     broadcasting : whether multiply-adds broadcast a scalar from memory, for free
     turns : (taps, channels) pairs: of channels of so many taps, `tiles/spread.py` multiplies so
         many in a turn of its loop, all steps one after the other
-    near_channels : source channels that Winograd's products take for all tiles of a block before
+    cross_channels : source channels that Winograd's products take for all tiles of a block before
         the next ones, so that their weights stay in the nearest cache; 0 for all
     near_bytes : of a packed source that stays in the second-level cache along with its weights
     crossing : whether vectors that lie across two cache lines take much longer from that cache
@@ -41,7 +41,7 @@ class Machine:
     masked: bool = False
     broadcasting: bool = False
     turns: tuple[tuple[int, int], ...] = ()
-    near_channels: int = 0
+    cross_channels: int = 0
     near_bytes: int = 3 << 18
     crossing: bool = False
 
@@ -57,7 +57,7 @@ _FAMILIES = {
         ((6, 2), (5, 2), (4, 3), (3, 3), (2, 5), (1, 8)),
         ((4, 3), (3, 3), (2, 5), (1, 9)),
         turns=((1, 2), (2, 1), (3, 1), (4, 1)),
-        near_channels=64,
+        cross_channels=64,
         near_bytes=3 << 17,
         crossing=True,
     ),

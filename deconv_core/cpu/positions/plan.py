@@ -292,8 +292,8 @@ def finish(
     rows, columns = sweeps
     taps, kernel, starts = tap_tables(rows, columns, numbers)
     if work.dot or numbers["alike"] > 1:  # those of a phase follow one another: they read the same
-        # Weights are packed in the kernel's order (`pack.weight_places`), sums by offsets.
-        order = np.argsort(taps if work.dot else taps // numbers["phase_plane"], kind="stable")
+        # Within a phase they keep the kernel's order, in which weights are packed (pack.py).
+        order = np.argsort(taps // numbers["phase_plane"], kind="stable")
         taps, kernel = taps[order], kernel[order]
     if numbers["joint"] > 1:
         taps, kernel, starts = join(taps, kernel, starts, numbers["joint"])

@@ -51,8 +51,8 @@ def _cross(
             scalars, vectors = emit.step(builder.load(source), channel), builder.load(weight)
             after = emit.step(builder.load(source), high * ROW)  # the next positions
             emit.prefetch(emit.step(after, emit.times(channel, LINE // emit.size)))
-            for v in range(0, wide * emit.width, LINE // emit.size):
-                emit.prefetch(emit.step(vectors, v + wide * AHEAD_CROSS * emit.width))
+            ahead = emit.step(vectors, wide * AHEAD_CROSS * emit.width)
+            emit.prefetch_lines(ahead, wide * emit.width)
             loaded = [emit.load(emit.step(vectors, v * emit.width)) for v in range(wide)]
             add_products(emit, scalars, ROW, loaded, total)
             builder.store(emit.step(vectors, wide * emit.width), weight)

@@ -64,15 +64,13 @@ def _spread(
             These are the cache lines of vectors that begin one, and with `crossing` the line that
             the last one ends in as well.
             """
-            count = columns * emit.width
-            called = [*range(0, count, LINE // emit.size)] + [count - 1] * crossing
-            scalars = builder.load(weight)
-            for at in range(0, len(begins) * high * emit.size, LINE):
-                emit.prefetch(emit.step(scalars, high * AHEAD_STEPS + at // emit.size))
+            count, scalars = columns * emit.width, builder.load(weight)
+            emit.prefetch_lines(emit.step(scalars, high * AHEAD_STEPS), len(begins) * high)
             for i, begin in enumerate(begins):
                 far = emit.step(begin, ahead_)
-                for element in called:
-                    emit.prefetch(emit.step(far, element))
+                emit.prefetch_lines(far, count)
+                if crossing:
+                    emit.prefetch(emit.step(far, count - 1))
                 positions = [emit.load(emit.step(begin, v * emit.width)) for v in range(columns)]
                 add_products(emit, emit.step(scalars, high * i), 1, positions, total)
             builder.store(emit.step(scalars, high * len(begins)), weight)
@@ -101,9 +99,10 @@ def _spread(
         def turns(columns: int, some: Any, taps: int, channels: int) -> None:
             """Multiply channels of so many taps, so many channels in a turn of the loop."""
             places = [builder.load(emit.step(offsets, i)) for i in range(taps)]
-            whole = builder.udiv(some, ir.Constant(INDEX, channels))
-            rest = builder.urem(some, ir.Constant(INDEX, channels))
-            for count, together in ((whole, channels), (rest, 1))[:channels]:
+            loops = [(builder.udiv(some, ir.Constant(INDEX, channels)), channels)]
+            if channels > 1:
+                loops.append((builder.urem(some, ir.Constant(INDEX, channels)), 1))
+            for count, together in loops:
                 with cgutils.for_range(builder, count):
                     here, begins = builder.load(source), []
                     for _ in range(together):
@@ -145,12 +144,10 @@ def _spread(
             """
             within = builder.and_(builder.ptrtoint(target, INDEX), ir.Constant(INDEX, LINE - 1))
             with builder.if_then(builder.icmp_signed("!=", within, zero)):
+                after = emit.step(target, columns * emit.width)
                 for i in range(high):
-                    row = emit.step(target, emit.times(y_pitch_, i))
-                    for v in range(
-                        columns * emit.width, 2 * columns * emit.width, LINE // emit.size
-                    ):
-                        emit.prefetch(emit.step(row, v))
+                    lane = emit.step(after, emit.times(y_pitch_, i))
+                    emit.prefetch_lines(lane, columns * emit.width)
 
         def tile(factors: Any, begin: Any, target: Any, columns: int) -> None:
             """Compute the positions that begin at address `begin`, by the weights at `factors`."""

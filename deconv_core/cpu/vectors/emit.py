@@ -8,7 +8,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from ..config import MACHINE
+from ..config import LINE, MACHINE
 
 INDEX = ir.IntType(64)
 I32 = ir.IntType(32)
@@ -74,6 +74,11 @@ class Emitter:
             "llvm.prefetch.p0",
         )
         self.builder.call(function, [address] + [ir.Constant(I32, n) for n in (0, 3, 1)])
+
+    def prefetch_lines(self, pointer: Any, count: int) -> None:
+        """Bring the cache lines of `count` elements near, if the first one begins a line."""
+        for element in range(0, count, LINE // self.size):
+            self.prefetch(self.step(pointer, element))
 
     def broadcast(self, scalar: Any) -> Any:
         """Return a vector of copies of `scalar`, of whatever type."""

@@ -15,7 +15,7 @@ from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ..config import MACHINE
+from ..config import LINE, MACHINE
 from .emit import INDEX, Emitter
 
 
@@ -135,7 +135,7 @@ def prefetch(typing: Any, x: Any, x_at: Any, count: Any) -> Any:
         x_, x_at_, count_ = values
         emit = Emitter(context, builder, x.dtype)
         start = emit.pointer(x, x_, x_at_)
-        line = ir.Constant(INDEX, 64 // emit.size)
+        line = ir.Constant(INDEX, LINE // emit.size)
         with cgutils.for_range_slice(builder, ir.Constant(INDEX, 0), count_, line, inc=True) as (
             at,
             _,

@@ -21,7 +21,7 @@ from .transforms import pack_tiles, unpack_tiles
 from .weights import pack_tile_weights
 
 _VECTOR_BYTES, (_LANES, _VECTORS) = MACHINE.vector_bytes, MACHINE.spread[0]
-_NEAR_CHANNELS = MACHINE.near_channels
+_CROSS_CHANNELS = MACHINE.cross_channels
 
 
 @linked
@@ -60,12 +60,12 @@ def _multiply(
         vectors * (_VECTOR_BYTES // sums.itemsize),
     )
     size = channels * wide + LINE // sums.itemsize  # of a tap's weights
+    together = _CROSS_CHANNELS or channels
     for product in range(begin, end):
         if starts[product] == starts[product + 1]:  # of a phase that lacks a tap
             first = (product - begin) * p.panel_plane
             sums[first : first + p.panel_plane] = 0
             continue
-        together = _NEAR_CHANNELS or channels
         runs_together = 1 if together < channels else starts[product + 1] - starts[product]
         for run in range(starts[product], starts[product + 1], runs_together):
             for first in range(0, channels, together):
